@@ -1,0 +1,184 @@
+"""Each request is shown once and replied to once, whatever comes again."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from trio_swarm.frames.operator import Answer
+from trio_swarm.operators.ledger import Ledger
+
+
+def reply(req_id: str) -> Answer:
+    return Answer(req_id=req_id, value=req_id)
+
+
+def a_ledger(**options) -> Ledger[str]:
+    ledger = Ledger[str](**options)
+    ledger.connected(redelivers=True)
+    return ledger
+
+
+def ask(ledger: Ledger[str], *req_ids: str) -> None:
+    for req_id in req_ids:
+        assert ledger.arrived(req_id) == "new"
+        ledger.show(req_id, req_id)
+
+
+def test_what_comes_again_while_it_is_open_is_not_shown_again() -> None:
+    """And what the user was shown is still there."""
+    ledger = a_ledger()
+    ask(ledger, "a")
+    assert ledger.arrived("a") == "open"
+    assert ledger.shown("a") == "a"
+
+
+def test_what_comes_again_after_its_reply_gets_the_same_reply_once_per_socket() -> None:
+    """Not twice on one socket, not unasked on the next."""
+    ledger = a_ledger()
+    ask(ledger, "a")
+    assert ledger.reply("a", reply("a"), 10)
+    assert not ledger.reply("a", reply("a"), 10)
+    assert ledger.take() == [reply("a")]
+    ledger.written([reply("a")])
+    assert ledger.arrived("a") == "answered"
+    assert ledger.take() == []
+
+    ledger.connected(redelivers=True)
+    assert ledger.take() == []
+    assert ledger.arrived("a") == "answered"
+    assert ledger.arrived("a") == "answered"
+    assert ledger.take() == [reply("a")]
+    assert ledger.statistics().answered_again == 1
+
+
+def test_replies_that_never_left_go_first_on_the_next_socket() -> None:
+    """In the order in which they were given, also when the socket took none of them."""
+    ledger = a_ledger()
+    ask(ledger, "a", "b", "c")
+    for req_id in "cab":
+        ledger.reply(req_id, reply(req_id), 1)
+    ledger.take()
+    ledger.written([reply("c")])
+    assert not ledger.settled
+    ledger.connected(redelivers=True)
+    assert ledger.take() == [reply("a"), reply("b")]
+    ledger.written([reply("a"), reply("b")])
+    assert ledger.settled
+
+
+def test_an_original_gets_its_last_replies_again() -> None:
+    """It would wait for ever for one that was lost; it ignores what it has."""
+    ledger = a_ledger(sent_again=2)
+    ask(ledger, "a", "b", "c")
+    for req_id in "abc":
+        ledger.reply(req_id, reply(req_id), 1)
+    ledger.written(ledger.take())
+    ledger.connected(redelivers=False)
+    assert ledger.take() == [reply("b"), reply("c")]
+
+
+def test_a_withdrawn_request_takes_no_reply() -> None:
+    """It is new if it should ever come again."""
+    ledger = a_ledger()
+    ask(ledger, "a")
+    assert ledger.withdraw("a") == "a"
+    assert ledger.withdraw("a") is None
+    assert not ledger.reply("a", reply("a"), 1)
+    assert ledger.arrived("a") == "new"
+
+
+def test_a_request_that_was_not_shown_after_all_is_new_again() -> None:
+    """The inbox was full and the socket died meanwhile."""
+    ledger = a_ledger()
+    ask(ledger, "a")
+    ledger.unshow("a")
+    ledger.unshow("a")
+    ask(ledger, "a")
+    assert ledger.statistics().requests == 1
+
+
+def test_notices_are_told_once() -> None:
+    """Within what is remembered."""
+    ledger = a_ledger(remembered=2)
+    assert ledger.told("n1")
+    assert not ledger.told("n1")
+    assert ledger.told("n2")
+    assert ledger.told("n3")
+    assert ledger.told("n1")
+
+
+def test_everything_is_bounded() -> None:
+    """Open requests by number, replies by number and by size; what has not left is never dropped."""
+    ledger = a_ledger(max_open=2, remembered=2, max_bytes=100)
+    ask(ledger, "a", "b")
+    assert ledger.arrived("c") == "refused"
+    for req_id in "ab":
+        ledger.reply(req_id, reply(req_id), 80)
+    assert ledger.statistics().unsent == 2
+    ledger.written(ledger.take())
+    assert ledger.arrived("a") == "new"
+    assert ledger.arrived("b") == "answered"
+    assert ledger.statistics().refused == 1
+
+
+class Walk(RuleBasedStateMachine):
+    """A server that redelivers, sockets that die, a user that replies: against plain sets."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.ledger = a_ledger()
+        self.made = 0
+        self.open: set[str] = set()
+        self.answered: list[str] = []
+        self.settled: set[str] = set()
+        self.on_socket: set[str] = set()
+
+    @rule()
+    def request(self) -> None:
+        self.made += 1
+        ask(self.ledger, str(self.made))
+        self.open.add(str(self.made))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def reply(self, data) -> None:
+        req_id = data.draw(st.sampled_from(sorted(self.open)))
+        assert self.ledger.reply(req_id, reply(req_id), 1)
+        self.open.remove(req_id)
+        self.answered.append(req_id)
+
+    @rule(arrives=st.booleans())
+    def write(self, arrives) -> None:
+        taken = [frame.req_id for frame in self.ledger.take()]
+        assert not self.on_socket & set(taken)
+        self.on_socket |= set(taken)
+        self.ledger.written([reply(req_id) for req_id in taken])
+        if arrives:
+            self.settled |= set(taken)
+
+    @rule(data=st.data())
+    def reconnect(self, data) -> None:
+        self.ledger.connected(redelivers=True)
+        self.on_socket = set()
+        for req_id in sorted(self.open | (set(self.answered) - self.settled)):
+            expected = "open" if req_id in self.open else "answered"
+            assert self.ledger.arrived(req_id) == expected
+
+    @rule()
+    def in_the_end_every_reply_arrives(self) -> None:
+        self.reconnect(None)
+        self.write(True)
+        assert set(self.answered) == self.settled
+        assert self.ledger.settled
+
+    @invariant()
+    def counts_hold(self) -> None:
+        if hasattr(self, "ledger"):
+            assert self.ledger.statistics().open == len(self.open)
+            assert self.ledger.statistics().answered == len(self.answered)
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -1,0 +1,271 @@
+"""The seat's machine: nothing lost, nothing delivered after it was settled, order kept."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from trio_swarm._state.seat import Phase, SeatGone, SeatMachine
+
+
+@attrs.frozen
+class Frame:
+    req_id: str
+    deadline_ms: int | None = None
+
+
+def ids(dues) -> list[str]:
+    return [due.frame.req_id for due in dues]
+
+
+def test_what_is_asked_while_away_is_due_on_the_first_socket_once() -> None:
+    """Parked, and not called a redelivery."""
+    seat = SeatMachine()
+    seat.request(Frame("a"))
+    seat.request(Frame("b"))
+    assert seat.phase is Phase.AWAY
+    attached = seat.attach(1)
+
+    assert (attached.replaced, attached.again) == (None, ())
+    assert ids(seat.take(1, 0)) == ["a", "b"]
+    assert seat.take(1, 0) == []
+    assert seat.statistics().redelivered == 0
+
+
+def test_unanswered_requests_are_due_again_on_each_new_socket() -> None:
+    """In their order; the answered and the withdrawn are not."""
+    seat = SeatMachine()
+    seat.attach(1)
+    for name in "abcd":
+        seat.request(Frame(name))
+    seat.take(1, 0)
+    seat.request(Frame("e"))
+    assert seat.settle("b")
+    assert seat.detach(1)
+    assert seat.withdraw("c")
+    attached = seat.attach(2)
+
+    assert attached.again == ("a", "d")
+    dues = seat.take(2, 0)
+    assert ids(dues) == ["a", "d", "e"]
+    assert [due.again for due in dues] == [True, True, False]
+    assert seat.statistics().redelivered == 2
+
+
+def test_a_newer_socket_replaces_the_older_whose_end_then_changes_nothing() -> None:
+    """S2."""
+    seat = SeatMachine()
+    seat.attach(1)
+    seat.request(Frame("a"))
+    assert seat.attach(2).replaced == 1
+    assert seat.take(1, 0) == []
+    assert not seat.detach(1)
+    assert seat.socket == 2
+    assert ids(seat.take(2, 0)) == ["a"]
+
+
+def test_a_deadline_shrinks_with_each_delivery_and_is_never_negative() -> None:
+    """Rounded up: time that is left is never told as none left."""
+    seat = SeatMachine()
+    seat.request(Frame("a"), until=10.0)
+    seat.request(Frame("b"))
+    seat.attach(1)
+    assert [due.frame.deadline_ms for due in seat.take(1, 4.9995)] == [5001, None]
+    seat.attach(2)
+    assert [due.frame.deadline_ms for due in seat.take(2, 11.0)] == [0, None]
+
+
+def test_a_withdrawal_is_told_only_to_who_has_seen_the_request() -> None:
+    """And also after a reconnect, if it came while the operator was away."""
+    seat = SeatMachine()
+    seat.request(Frame("unseen"))
+    assert seat.withdraw("unseen", Frame("w1"))
+    seat.attach(1)
+    seat.request(Frame("seen"))
+    seat.take(1, 0)
+    seat.detach(1)
+    assert seat.withdraw("seen", Frame("w2"))
+    assert not seat.withdraw("seen", Frame("w3"))
+    seat.attach(2)
+    assert ids(seat.take(2, 0)) == ["w2"]
+
+
+def test_notices_stay_until_they_are_written() -> None:
+    """Taken and not written means: taken again on the next socket."""
+    seat = SeatMachine()
+    seat.attach(1)
+    seat.notify(Frame("n1"))
+    seat.notify(Frame("n2"))
+    dues = seat.take(1, 0)
+    assert seat.wanted(dues[0])
+    seat.written(dues[:1])
+    assert not seat.wanted(dues[0])
+    seat.attach(2)
+    assert ids(seat.take(2, 0)) == ["n2"]
+
+
+def test_notices_are_bounded_and_the_oldest_goes() -> None:
+    """The dropped one is told, and is not written either if it was due."""
+    seat = SeatMachine(max_notices=2)
+    seat.attach(1)
+    assert [seat.notify(Frame(name)) for name in "abc"] == [None, None, Frame("a")]
+    assert ids(seat.take(1, 0)) == ["b", "c"]
+    assert seat.statistics().notices_dropped == 1
+
+
+def test_requests_and_notices_keep_their_common_order() -> None:
+    """Across a reconnect too."""
+    seat = SeatMachine()
+    seat.request(Frame("r1"))
+    seat.notify(Frame("n1"))
+    seat.request(Frame("r2"))
+    for socket in (1, 2):
+        seat.attach(socket)
+        assert ids(seat.take(socket, 0)) == ["r1", "n1", "r2"]
+
+
+def test_gone_is_terminal() -> None:
+    """S8: later connects and requests are refused, a second close does nothing."""
+    seat = SeatMachine()
+    seat.attach(1)
+    seat.request(Frame("a"))
+    assert seat.close("deleted") == 1
+    assert seat.close("again") is None
+    with pytest.raises(SeatGone, match="deleted"):
+        seat.attach(2)
+    with pytest.raises(SeatGone):
+        seat.request(Frame("b"))
+    assert seat.notify(Frame("n")) == Frame("n")
+    assert not seat.settle("a")
+    assert not seat.detach(1)
+    assert (seat.phase, seat.outstanding()) == (Phase.GONE, ())
+    assert "gone" in repr(seat)
+
+
+def test_one_id_is_outstanding_once() -> None:
+    """And can be used again when it is settled: it is a new request then."""
+    seat = SeatMachine()
+    seat.request(Frame("a"))
+    with pytest.raises(ValueError, match="outstanding already"):
+        seat.request(Frame("a"))
+    seat.attach(1)
+    old = seat.take(1, 0)[0]
+    seat.settle("a")
+    seat.request(Frame("a"))
+    assert not seat.wanted(old)
+    assert seat.statistics().requests == 2
+
+
+class Walk(RuleBasedStateMachine):
+    """Any order of requests, answers, withdrawals, sockets; against a list."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.seat = SeatMachine(max_notices=3)
+        self.made = 0
+        self.sockets = 0
+        self.current: int | None = None
+        self.waiting: list[str] = []
+        self.notices: list[str] = []
+        self.offered: dict[str, set[int]] = {}
+        self.on_socket: list[str] = []
+        self.over: set[str] = set()
+        self.redelivered = 0
+
+    def fresh(self) -> str:
+        self.made += 1
+        return str(self.made)
+
+    @rule(deadline=st.sampled_from([math.inf, 5.0]))
+    def ask(self, deadline) -> None:
+        name = self.fresh()
+        self.seat.request(Frame(name), until=deadline)
+        self.waiting.append(name)
+
+    @rule()
+    def tell(self) -> None:
+        name = self.fresh()
+        self._told(name, self.seat.notify(Frame(name)))
+
+    def _told(self, name, dropped) -> None:
+        if len(self.notices) == 3:
+            gone = self.notices.pop(0)
+            assert dropped == Frame(gone) or dropped is None
+        self.notices.append(name)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def answer(self, data) -> None:
+        name = data.draw(st.sampled_from(self.waiting))
+        assert self.seat.settle(name)
+        self.waiting.remove(name)
+        self.over.add(name)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data) -> None:
+        name = data.draw(st.sampled_from(self.waiting))
+        word = self.fresh()
+        assert self.seat.withdraw(name, Frame(word))
+        if self.offered.get(name):
+            self._told(word, None)
+        self.waiting.remove(name)
+        self.over.add(name)
+
+    @rule()
+    def connect(self) -> None:
+        self.sockets += 1
+        attached = self.seat.attach(self.sockets)
+        assert attached.replaced == self.current
+        assert list(attached.again) == [name for name in self.waiting if self.offered.get(name)]
+        self.redelivered += len(attached.again)
+        self.current, self.on_socket = self.sockets, []
+
+    @precondition(lambda self: self.sockets)
+    @rule(data=st.data())
+    def lose(self, data) -> None:
+        socket = data.draw(st.integers(1, self.sockets))
+        assert self.seat.detach(socket) == (socket == self.current)
+        if socket == self.current:
+            self.current = None
+
+    @precondition(lambda self: self.sockets)
+    @rule(data=st.data(), written=st.booleans())
+    def deliver(self, data, written) -> None:
+        socket = data.draw(st.integers(1, self.sockets))
+        dues = self.seat.take(socket, 1.0)
+        if socket != self.current:
+            assert dues == []
+            return
+        taken = ids(dues)
+        missing = [name for name in [*self.waiting, *self.notices] if name not in self.on_socket]
+        assert taken == sorted(missing, key=int)
+        assert not self.over & set(taken)
+        assert all(self.seat.wanted(due) for due in dues)
+        self.on_socket += taken
+        for name in taken:
+            self.offered.setdefault(name, set()).add(socket)
+        if written:
+            self.seat.written(dues)
+            self.notices = [name for name in self.notices if name not in taken]
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if not hasattr(self, "seat"):
+            return
+        assert list(self.seat.outstanding()) == self.waiting
+        assert self.seat.socket == self.current
+        counts = self.seat.statistics()
+        assert counts.outstanding == len(self.waiting)
+        assert counts.requests == counts.settled + counts.withdrawn + counts.outstanding
+        assert counts.notices == len(self.notices)
+        assert counts.redelivered == self.redelivered
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,1 @@
+"""What runs in a child process: light, and it imports no room."""

@@ -1,0 +1,1 @@
+"""Effects: the only room that touches sockets, processes and files."""

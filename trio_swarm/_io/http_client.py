@@ -1,0 +1,166 @@
+"""One HTTP request on a connection of its own: what a login needs, and no more."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import attrs
+import h11
+import trio
+import trio.abc
+
+from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
+from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, RECEIVE_BUFFER
+
+__all__ = ["Address", "Reply", "request"]
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@attrs.frozen
+class Address:
+    """Where a server is: an ``http://`` or ``https://`` URL, taken apart."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    """Prefix of every path there, without a slash at its end."""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises ``ValueError`` for anything but an HTTP URL with a host and without credentials."""
+        parts = urlsplit(url)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError("expected a URL like http://127.0.0.1:7777")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("the URL of a server holds no credentials, query or fragment")
+        return cls(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme], parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """The value of ``Host``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def ws_url(self, path: str) -> str:
+        """The WebSocket URL of ``path`` there: http becomes ws, https becomes wss."""
+        return f"{self.scheme.replace('http', 'ws', 1)}://{self.authority}{self.path}{path}"
+
+
+@attrs.frozen
+class Reply:
+    """What the server answered."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = attrs.field(repr=False)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header; ``name`` in lower case."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def json(self) -> Any:
+        """The body decoded. Raises `ProtocolError`."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise ProtocolError(f"the server's answer ({self.status}) is not JSON") from None
+
+
+async def request(
+    address: Address,
+    method: str,
+    path: str,
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    json_body: Any = None,
+    ssl_context: ssl.SSLContext | None = None,
+    deadline: float = HANDSHAKE_DEADLINE,
+    max_body: int = MAX_BODY,
+) -> Reply:
+    """Connect, send one request, read its answer, disconnect; within ``deadline`` seconds.
+
+    Raises:
+        HandshakeError: nobody could be connected to.
+        PeerGoneError: the connection ended before the answer did.
+        ProtocolError: the answer is no HTTP, or larger than ``max_body``.
+        SlowPeerError: it took longer than ``deadline``.
+
+    When cancelled, the request may or may not have been carried out.
+    """
+    body = b"" if json_body is None else json.dumps(json_body, allow_nan=False).encode("ascii")
+    sent = [("Host", address.authority), ("Connection", "close"), *headers]
+    if method != "GET":
+        sent.append(("Content-Length", str(len(body))))
+    if json_body is not None:
+        sent.append(("Content-Type", "application/json"))
+    with trio.move_on_after(deadline):
+        stream = await _connect(address, ssl_context)
+        try:
+            return await _exchange(stream, method, address.path + path, sent, body, max_body)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerGoneError("the server hung up before it answered") from error
+        except h11.RemoteProtocolError as error:
+            raise ProtocolError("the server's answer is not HTTP") from error
+        finally:
+            await trio.aclose_forcefully(stream)
+    raise SlowPeerError(f"no answer from {address.authority} within {deadline:g} s")
+
+
+async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    try:
+        if address.scheme == "https":
+            return await trio.open_ssl_over_tcp_stream(
+                address.host, address.port, https_compatible=True, ssl_context=ssl_context
+            )
+        return await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, trio.BrokenResourceError) as error:
+        raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
+
+
+async def _exchange(
+    stream: trio.abc.Stream,
+    method: str,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    max_body: int,
+) -> Reply:
+    conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+    head = conn.send(h11.Request(method=method, target=target, headers=list(headers)))
+    data = conn.send(h11.Data(data=body)) if body else b""
+    end = conn.send(h11.EndOfMessage())
+    await stream.send_all(b"".join(piece for piece in (head, data, end) if piece))
+    content = bytearray()
+    response: h11.Response | None = None
+    while True:
+        event = conn.next_event()
+        if event is h11.NEED_DATA:
+            received = bytes(await stream.receive_some(RECEIVE_BUFFER))
+            if not received and not _ends_with_the_connection(response):
+                raise PeerGoneError("the server hung up before it answered")
+            conn.receive_data(received)
+        elif isinstance(event, h11.Response):
+            response = event
+        elif isinstance(event, h11.Data):
+            content += event.data
+            if len(content) > max_body:
+                raise ProtocolError(f"the server's answer is larger than {max_body} bytes")
+        elif isinstance(event, h11.EndOfMessage) and response is not None:
+            kept = tuple((key.decode("latin-1"), value.decode("latin-1")) for key, value in response.headers)
+            return Reply(response.status_code, kept, bytes(content))
+        elif isinstance(event, h11.ConnectionClosed):
+            raise PeerGoneError("the server hung up before it answered")
+
+
+def _ends_with_the_connection(response: h11.Response | None) -> bool:
+    """Its body has no length of its own (RFC 9112, 6.3): the end of the connection is the body's."""
+    if response is None:
+        return False
+    framed = {b"content-length", b"transfer-encoding"}
+    return not any(name in framed for name, _ in response.headers)

@@ -1,0 +1,96 @@
+"""A private directory for sockets: the guard of every socket in it is its mode, 0700."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from trio_swarm.limits import REAP_DEADLINE
+
+__all__ = ["MAX_NAME", "MAX_SOCKET_PATH", "make_private", "private_dir"]
+
+MAX_SOCKET_PATH: Final = 103
+"""Bytes of a socket's path; the smallest limit among systems is 104 with the final NUL."""
+
+MAX_NAME: Final = 32
+"""Bytes of a name that fits into the directory as ``<name>.sock``."""
+
+
+@asynccontextmanager
+async def private_dir(prefix: str = "swarm-", *, make: bool = True) -> AsyncIterator[Path]:
+    """A fresh directory of mode 0700, deleted with all that is in it when the block is left.
+
+    Without ``make`` only its path is chosen: whoever tells a warden of it first, and makes it then
+    (`make_private`), leaves nothing behind even if killed in between.
+
+    It lies in ``XDG_RUNTIME_DIR`` where that is a directory of ours which nobody else may write to,
+    and not a symbolic link; else where temporary files go. A socket ``<name up to 32 bytes>.sock``
+    in it has a path that every system takes.
+
+    Deleting is not cut short by cancellation; it has ``REAP_DEADLINE`` seconds.
+
+    Raises:
+        OSError: ENAMETOOLONG where each place has too long a path; else what the system said.
+    """
+    path = await trio.to_thread.run_sync(_choose, prefix)
+    if make:
+        make_private(path)
+    try:
+        yield path
+    finally:
+        with trio.move_on_after(REAP_DEADLINE, shield=True):
+            await trio.to_thread.run_sync(_delete, path, abandon_on_cancel=True)
+
+
+def make_private(path: Path) -> None:
+    """Make the directory; it must not be there yet."""
+    os.mkdir(path, 0o700)
+
+
+def _choose(prefix: str) -> Path:
+    name = f"{prefix}{secrets.token_hex(4)}"
+    too_long = []
+    for base in _places():
+        if len(os.fsencode(base / name / ("n" * MAX_NAME + ".sock"))) <= MAX_SOCKET_PATH:
+            return base / name
+        too_long.append(str(base))
+    reason = f"no room for a socket's path ({MAX_SOCKET_PATH} bytes) in {' or '.join(too_long)}; set TMPDIR"
+    raise OSError(errno.ENAMETOOLONG, reason)
+
+
+def _places() -> Iterator[Path]:
+    wanted = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(wanted) and _is_ours(wanted):
+        yield Path(wanted)
+    yield Path(tempfile.gettempdir())
+
+
+def _is_ours(path: str) -> bool:
+    """Asked of the open directory, so that it is the one that was asked about."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o022
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():  # somebody deletes in it as well: once more, and then it shows
+            shutil.rmtree(path)

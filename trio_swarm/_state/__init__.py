@@ -1,0 +1,1 @@
+"""Decisions: pure machines that know no IO, no clock and no randomness."""

@@ -1,0 +1,333 @@
+"""What one operator's seat owes its operator, and in which order: a pure machine.
+
+A request is *outstanding* from the moment it is made until it is answered or given up.
+Whatever happens to sockets in between is of no concern to whoever waits: when a socket
+is attached, every outstanding request is due again on it, in the order in which the
+requests were made, each under its own ``req_id``. Requests that were queued and never
+written are simply outstanding, like those that were written to a socket that then died;
+nobody can tell the two apart, and redelivery makes it unnecessary to.
+
+::
+
+    AWAY  -- attach(socket) -->  CONNECTED  -- detach(same socket) -->  AWAY
+      \\                              |  \\__ attach(newer) replaces: the old is to be closed
+       \\___________ close ___________|______________________________-->  GONE (terminal)
+
+Beside requests there are *notices* (``hook_after``; ``withdraw``): nothing answers them.
+They wait in a bounded queue, the oldest is dropped when it is full, and they leave it
+when the socket has taken them (`written`).
+
+All transitions are in this file. Time comes in as ``now``; frames go out as values. The
+only errors are ``ValueError`` for a ``req_id`` that is outstanding already and
+`SeatGone` for a request to a seat that is gone; on either, nothing changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Protocol, cast
+
+import attrs
+
+from trio_swarm.limits import EVENTS_BUFFERED
+
+__all__ = ["Attached", "Due", "Phase", "SeatGone", "SeatMachine", "SeatStatistics"]
+
+
+class Phase(Enum):
+    """Where a seat is."""
+
+    AWAY = "away"
+    CONNECTED = "connected"
+    GONE = "gone"
+
+
+class _Frame(Protocol):
+    """What the machine needs to know of a frame."""
+
+    @property
+    def req_id(self) -> str: ...
+
+
+class SeatGone(Exception):
+    """The seat was closed for good; ``reason`` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@attrs.define(eq=False)
+class _Notice:
+    """A frame that nothing answers."""
+
+    order: int
+    frame: _Frame
+
+
+@attrs.define(eq=False)
+class _Outstanding:
+    """A request that is neither answered nor given up."""
+
+    order: int
+    frame: _Frame
+    until: float
+    """The asker's deadline, ``math.inf`` for none; on the same clock as ``now``."""
+    offers: int = 0
+    """How often it was taken for writing so far: at most once on each socket."""
+
+
+@attrs.frozen
+class Due:
+    """A frame to write now."""
+
+    frame: object
+    """With ``deadline_ms`` as of now, if it is a request that has a deadline."""
+    order: int
+    """Its place in the seat's history; grows with every request and notice."""
+    again: bool = False
+    """It was offered on an earlier socket already."""
+    notice: bool = False
+    """Nothing answers it: call `SeatMachine.written` when the socket has taken it."""
+
+
+@attrs.frozen
+class Attached:
+    """What attaching a socket did."""
+
+    replaced: int | None
+    """The older socket, still open, that must be closed now."""
+    again: tuple[str, ...]
+    """Request ids that are delivered again, in order."""
+
+
+@attrs.frozen
+class SeatStatistics:
+    """Counts since the seat was made."""
+
+    outstanding: int
+    """Requests that wait for an answer now."""
+    notices: int
+    """Notices that wait to be written now."""
+    requests: int
+    """Requests made."""
+    settled: int
+    """Requests answered."""
+    withdrawn: int
+    """Requests given up by their askers."""
+    redelivered: int
+    """Requests offered again on a newer socket, each time counted."""
+    notices_dropped: int
+    """Notices lost because their queue was full."""
+    sockets: int
+    """Sockets attached."""
+
+
+class SeatMachine:
+    """The state of one seat. See the module's text.
+
+    ``max_notices`` bounds the notices that it holds. The requests are bounded by the
+    owner, who keeps a place for each asker anyway.
+    """
+
+    def __init__(self, *, max_notices: int = EVENTS_BUFFERED) -> None:
+        self._max_notices = max_notices
+        self._phase = Phase.AWAY
+        self._socket: int | None = None
+        self._sockets = 0
+        self._order = 0
+        self._gone_because = ""
+        # Both in the order in which they were made; a dict keeps it and forgets in one step.
+        self._outstanding: dict[str, _Outstanding] = {}
+        self._notices: dict[int, _Notice] = {}
+        # What the attached socket has not taken yet. Empty while there is none.
+        self._due: dict[int, _Outstanding | _Notice] = {}
+        self._requests = self._settled = self._withdrawn = 0
+        self._redelivered = self._dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<SeatMachine {self._phase.value}: {len(self._outstanding)} outstanding>"
+
+    @property
+    def phase(self) -> Phase:
+        """Where the seat is."""
+        return self._phase
+
+    @property
+    def socket(self) -> int | None:
+        """The number of the attached socket; None unless connected."""
+        return self._socket
+
+    @property
+    def ever_connected(self) -> bool:
+        """A socket was attached at least once."""
+        return self._sockets > 0
+
+    def outstanding(self) -> tuple[str, ...]:
+        """The ids that wait for an answer, in the order in which they were made."""
+        return tuple(self._outstanding)
+
+    # -- sockets -----------------------------------------------------------------------
+
+    def attach(self, socket: int) -> Attached:
+        """A new socket takes the seat over; everything outstanding is due on it.
+
+        ``socket`` is a number that the owner never uses twice. Raises `SeatGone`.
+        """
+        self._refuse_if_gone()
+        replaced, self._socket = self._socket, socket
+        self._phase = Phase.CONNECTED
+        self._sockets += 1
+        everything: list[_Outstanding | _Notice] = [*self._outstanding.values(), *self._notices.values()]
+        everything.sort(key=lambda each: each.order)
+        self._due = {each.order: each for each in everything}
+        again = tuple(req_id for req_id, request in self._outstanding.items() if request.offers)
+        self._redelivered += len(again)
+        return Attached(replaced, again)
+
+    def detach(self, socket: int) -> bool:
+        """That socket is closed. False if it was not the attached one: nothing changes then."""
+        if socket != self._socket:
+            return False
+        self._socket = None
+        self._phase = Phase.AWAY
+        self._due.clear()
+        return True
+
+    def close(self, reason: str) -> int | None:
+        """The seat is gone for good; returns the socket to close, if one is attached.
+
+        What was outstanding is forgotten: its askers are the owner's to tell. A second call
+        changes nothing.
+        """
+        if self._phase is Phase.GONE:
+            return None
+        socket, self._socket = self._socket, None
+        self._phase = Phase.GONE
+        self._gone_because = reason
+        self._outstanding.clear()
+        self._notices.clear()
+        self._due.clear()
+        return socket
+
+    # -- requests ----------------------------------------------------------------------
+
+    def request(self, frame: _Frame, *, until: float = math.inf) -> None:
+        """A request is made. It is due at once, and on every later socket until it is settled."""
+        self._refuse_if_gone()
+        if frame.req_id in self._outstanding:
+            raise ValueError(f"request {frame.req_id!r} is outstanding already")
+        request = _Outstanding(self._next_order(), frame, until)
+        self._outstanding[frame.req_id] = request
+        self._make_due(request)
+        self._requests += 1
+
+    def settle(self, req_id: str) -> bool:
+        """It was answered. False if it is not outstanding."""
+        if self._forget(req_id) is None:
+            return False
+        self._settled += 1
+        return True
+
+    def withdraw(self, req_id: str, notice: _Frame | None = None) -> bool:
+        """Its asker gave it up. False if it is not outstanding.
+
+        ``notice`` tells the operator so, if the request was ever offered to it: an
+        operator that never saw it is not told.
+        """
+        request = self._forget(req_id)
+        if request is None:
+            return False
+        self._withdrawn += 1
+        if request.offers and notice is not None:
+            self.notify(notice)
+        return True
+
+    # -- notices -----------------------------------------------------------------------
+
+    def notify(self, frame: _Frame) -> _Frame | None:
+        """Queue a frame that nothing answers; returns the one that was dropped for it."""
+        if self._phase is Phase.GONE:
+            return frame
+        dropped = None
+        if len(self._notices) >= self._max_notices:
+            oldest = next(iter(self._notices))
+            dropped = self._notices.pop(oldest).frame
+            self._due.pop(oldest, None)
+            self._dropped += 1
+        notice = _Notice(self._next_order(), frame)
+        self._notices[notice.order] = notice
+        self._make_due(notice)
+        return dropped
+
+    def written(self, dues: Sequence[Due]) -> None:
+        """The socket has taken these; the notices among them need no second telling."""
+        for due in dues:
+            if due.notice:
+                self._notices.pop(due.order, None)
+
+    # -- delivery ----------------------------------------------------------------------
+
+    def take(self, socket: int, now: float) -> list[Due]:
+        """Everything due on that socket that was not taken on it yet, in order.
+
+        Empty when ``socket`` is not the attached one. ``deadline_ms`` of each request is
+        what is left of its asker's time at ``now``.
+        """
+        if socket != self._socket or not self._due:
+            return []
+        taken, self._due = self._due, {}
+        return [self._offer(each, now) for each in taken.values()]
+
+    def wanted(self, due: Due) -> bool:
+        """It still is to be written: a request may have been settled since it was taken."""
+        if due.notice:
+            return due.order in self._notices
+        request = self._outstanding.get(cast(_Frame, due.frame).req_id)
+        return request is not None and request.order == due.order
+
+    def statistics(self) -> SeatStatistics:
+        """Counts so far."""
+        return SeatStatistics(
+            outstanding=len(self._outstanding),
+            notices=len(self._notices),
+            requests=self._requests,
+            settled=self._settled,
+            withdrawn=self._withdrawn,
+            redelivered=self._redelivered,
+            notices_dropped=self._dropped,
+            sockets=self._sockets,
+        )
+
+    def _offer(self, each: _Outstanding | _Notice, now: float) -> Due:
+        if isinstance(each, _Notice):
+            return Due(each.frame, each.order, notice=True)
+        each.offers += 1
+        return Due(_with_time_left(each, now), each.order, again=each.offers > 1)
+
+    def _make_due(self, each: _Outstanding | _Notice) -> None:
+        if self._phase is Phase.CONNECTED:
+            self._due[each.order] = each
+
+    def _forget(self, req_id: str) -> _Outstanding | None:
+        request = self._outstanding.pop(req_id, None)
+        if request is not None:
+            self._due.pop(request.order, None)
+        return request
+
+    def _next_order(self) -> int:
+        self._order += 1
+        return self._order
+
+    def _refuse_if_gone(self) -> None:
+        if self._phase is Phase.GONE:
+            raise SeatGone(self._gone_because)
+
+
+def _with_time_left(request: _Outstanding, now: float) -> object:
+    if math.isinf(request.until):
+        return request.frame
+    left = max(0, math.ceil((request.until - now) * 1000))
+    return attrs.evolve(cast(Any, request.frame), deadline_ms=left)

@@ -1,0 +1,134 @@
+"""One function per verb; what a verb needs is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+__all__ = ["main"]
+
+PROG: Final = "trio-swarm"
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+_TARGET: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+
+class _UsageError(Exception):
+    """Wrong words on the command line; the text is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status.
+
+    *argv* is what follows the program's name, ``sys.argv[1:]`` by default. Errors are one line
+    on standard error: ``trio-swarm: error: ...``. Ctrl-C ends it with status 130.
+    """
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+    except _UsageError as error:
+        return _fail(str(error), USAGE)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BaseExceptionGroup as group:
+        # Trio reports Ctrl-C as one leaf among what it interrupted.
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return _interrupted()
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    if args.verb is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    if args.job == "codemod":
+        return _run_codemod(args.args)
+    if _TARGET.fullmatch(args.job):
+        return _run_user_job(args.job, args.args)
+    raise _UsageError(f"unknown job {args.job!r}: codemod, or module:function")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        allow_abbrev=False,
+        description="A structured-concurrency runtime for agent swarms on Trio.",
+        epilog=f"`{PROG} run codemod --help` lists the job's flags and exit statuses.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    run = verbs.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run a job: codemod, or module:function",
+        description=(
+            "Run a job in a swarm. `codemod` is the one that ships with the package; `module:function`"
+            " is your own `async def job(swarm, argv) -> int | None`, its result the exit status."
+        ),
+    )
+    run.add_argument("job", metavar="JOB", help="codemod, or module:function")
+    run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="what the job is given")
+    return parser
+
+
+def _run_codemod(argv: list[str]) -> int:
+    from trio_swarm.jobs.codemod.options import OptionError, parse_options
+
+    try:
+        options = parse_options(argv)
+    except OptionError as error:
+        return _fail(str(error), error.status)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    from trio_swarm.errors import SwarmError
+    from trio_swarm.jobs.codemod.job import run
+    from trio_swarm.jobs.codemod.report import status_of_error
+
+    try:
+        return run(options)
+    except (SwarmError, OSError) as error:
+        return _fail(f"{type(error).__name__}: {error}", status_of_error(error))
+    except ExceptionGroup as group:  # several things went wrong: all of them are shown
+        traceback.print_exception(group)
+        return int(status_of_error(group))
+
+
+def _run_user_job(target: str, argv: list[str]) -> int:
+    from trio_swarm.jobs.runner import JobError, run_user_job
+
+    try:
+        return run_user_job(target, argv)
+    except JobError as error:
+        return _fail(str(error), USAGE)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("trio-swarm")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"{PROG}: error: {' '.join(message.split())}", file=sys.stderr)
+    return int(status)
+
+
+def _interrupted() -> int:
+    print(f"{PROG}: interrupted", file=sys.stderr)
+    return INTERRUPTED

@@ -1,0 +1,44 @@
+"""Operators: those who are asked, who gate, who observe and who execute (operators contract).
+
+An operator is an object of this process (`LocalSeat`), or a program that logs in over HTTP
+and takes its seat over a WebSocket (`serve_operators`, `Seat`). `connect_operator` is the
+other end of that.
+"""
+
+from __future__ import annotations
+
+from trio_swarm.operators.base import AnySeat, WorkerResult
+from trio_swarm.operators.client import OperatorClient, Reconnect, connect_operator
+from trio_swarm.operators.local import LocalSeat
+from trio_swarm.operators.login import RolesTaken
+from trio_swarm.operators.requests import (
+    AskRequest,
+    GateRequest,
+    OperatorItem,
+    OperatorRequest,
+    SpawnRequest,
+    Withdrawn,
+)
+from trio_swarm.operators.seat import OperatorStatistics, Seat
+from trio_swarm.operators.server import OperatorServer, ServerStatistics, serve_operators
+
+__all__ = [
+    "AnySeat",
+    "AskRequest",
+    "GateRequest",
+    "LocalSeat",
+    "OperatorClient",
+    "OperatorItem",
+    "OperatorRequest",
+    "OperatorServer",
+    "OperatorStatistics",
+    "Reconnect",
+    "RolesTaken",
+    "Seat",
+    "ServerStatistics",
+    "SpawnRequest",
+    "Withdrawn",
+    "WorkerResult",
+    "connect_operator",
+    "serve_operators",
+]

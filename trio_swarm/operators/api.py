@@ -1,0 +1,118 @@
+"""The REST resource of operators, and the door to their WebSocket (contract 1.1 to 1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+import trio
+
+from trio_swarm._io.http_messages import HttpError, Request, Response, UpgradeRequest
+from trio_swarm._io.http_routes import Route, UpgradeRoute
+from trio_swarm.errors import BadTokenError, BusyError
+from trio_swarm.operators.login import (
+    LoginRequest,
+    RolesTaken,
+    Session,
+    SessionTable,
+    UnknownSession,
+    bearer_of,
+)
+from trio_swarm.operators.seat import Seat
+
+__all__ = ["FEATURES", "FEATURES_HEADER", "OperatorApi"]
+
+FEATURES_HEADER: Final = "trio-swarm-features"
+FEATURES: Final = "redelivery, withdraw"
+"""Said with every login: what this server does beyond the contract. Originals ignore it."""
+
+
+@attrs.define(eq=False)
+class OperatorApi:
+    """The endpoints over one table of sessions."""
+
+    sessions: SessionTable[Seat]
+    joined: Callable[[Session[Seat]], None]
+    """Called for each login, before it is answered."""
+    leave: Callable[[Session[Seat], str], None]
+    """Ends a session, with the reason."""
+    socket_options: dict[str, Any] = attrs.field(factory=dict)
+    """For `ws.accept_ws`: how often to ping, how much silence to take."""
+    _serving: int = 0
+    _quiet: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+
+    def routes(self) -> list[Route | UpgradeRoute]:
+        """To be put in a `RouteTable`, beside those of others."""
+        return [
+            Route("GET", "/v1/healthz", self.healthz),
+            Route("POST", "/v1/operators", self.join, body="json"),
+            Route("GET", "/v1/operators/{sid}", self.status),
+            Route("DELETE", "/v1/operators/{sid}", self.quit),
+            UpgradeRoute("/v1/operators/{sid}/ws", self.connect),
+        ]
+
+    async def healthz(self, request: Request) -> Response:
+        """It answers: that is the news."""
+        return Response.text(200, "ok")
+
+    async def join(self, request: Request) -> Response:
+        """Mint a session: its sid, its token (told this once) and its roles."""
+        try:
+            minted = self.sessions.mint(LoginRequest.parse(request.json))
+        except ValueError as error:
+            raise HttpError(422, str(error)) from None
+        except RolesTaken as taken:
+            return Response.json(409, {"error": "roles conflict", "conflicts": taken.conflicts})
+        except BusyError as busy:
+            return Response.json(503, {"error": str(busy)})
+        session = minted.session
+        self.joined(session)
+        answer = Response.json(200, {"sid": session.sid, "token": minted.token, "roles": list(session.roles)})
+        features = (FEATURES_HEADER.encode(), FEATURES.encode())
+        return attrs.evolve(answer, headers=(*answer.headers, features))
+
+    async def status(self, request: Request) -> Response:
+        """What is known of a session, for its operator."""
+        session = self._authorised(request)
+        known: dict[str, Any] = {
+            "sid": session.sid,
+            "roles": list(session.roles),
+            "connected": session.seat.connected,
+            "desc": session.desc,
+        }
+        if session.capability_manifest is not None:
+            known["capability_manifest"] = session.capability_manifest
+        return Response.json(200, known)
+
+    async def quit(self, request: Request) -> Response:
+        """End a session: its waits fail, its socket is closed, its roles are free."""
+        self.leave(self._authorised(request), "the session was deleted")
+        return Response(204)
+
+    async def connect(self, request: UpgradeRequest) -> None:
+        """Seat the operator for as long as this WebSocket lasts."""
+        session = self._authorised(request)
+        self._serving += 1
+        try:
+            async with request.accept(**self.socket_options) as transport:
+                await session.seat.serve(transport)
+        finally:
+            self._serving -= 1
+            if not self._serving:
+                self._quiet.unpark_all()
+
+    async def wait_no_sockets(self) -> None:
+        """Wait until no WebSocket is open."""
+        while self._serving:
+            await self._quiet.park()
+
+    def _authorised(self, request: Request) -> Session[Seat]:
+        """401 without a token, 404 for an unknown sid, 401 for another's token; in this order."""
+        try:
+            return self.sessions.open(request.params["sid"], bearer_of(request.head.all("authorization")))
+        except UnknownSession as unknown:
+            raise HttpError(404, str(unknown)) from None
+        except BadTokenError as bad:
+            challenge = ((b"www-authenticate", b"Bearer"),)
+            raise HttpError(401, str(bad), headers=challenge) from None

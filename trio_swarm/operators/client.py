@@ -1,0 +1,345 @@
+"""`connect_operator`: be an operator of a server, this library's or an original."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+import attrs
+import trio
+
+from trio_swarm._io.groups import collapse
+from trio_swarm._io.http_client import Address
+from trio_swarm._io.link import Link, Malformed, open_link
+from trio_swarm._io.ws import open_ws_client
+from trio_swarm.errors import FrameError, HandshakeError, PeerError, PeerGoneError
+from trio_swarm.frames import ClientMsg, ServerMsg, encode
+from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Receipt, Spawn, Withdraw
+from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, MAX_PENDING, PEER_SILENCE, PING_EVERY
+from trio_swarm.operators.joining import Login, log_in, log_out
+from trio_swarm.operators.ledger import Ledger, LedgerStatistics
+from trio_swarm.operators.requests import (
+    OperatorItem,
+    OperatorRequest,
+    Withdrawn,
+    deadline_of,
+    request_for,
+)
+from trio_swarm.operators.seat import REPLACED
+
+__all__ = ["OperatorClient", "Reconnect", "connect_operator"]
+
+_INBOX: Final = 2 * MAX_PENDING
+_SESSION_OVER: Final = frozenset({401, 404, 410})
+
+
+@attrs.frozen
+class Reconnect:
+    """How a lost socket is opened again; times in seconds.
+
+    The n-th try waits ``first * 2**n``, ``longest`` at most, times a random factor between
+    one half and one, so that many clients do not come back in step.
+    """
+
+    first: float = 0.05
+    longest: float = 5.0
+    give_up_after: float = 60.0
+    """Without a connection for so long, the operator ends with `PeerGoneError`."""
+
+    def delay(self, tries: int, rng: random.Random) -> float:
+        """Before the try after ``tries`` failed ones."""
+        return min(self.longest, self.first * 2.0 ** min(tries, 30)) * rng.uniform(0.5, 1.0)
+
+
+@attrs.define(eq=False)
+class OperatorClient:
+    """One operator's end of its session; made by `connect_operator`.
+
+    ``async for item in client`` gives `AskRequest`, `GateRequest`, `SpawnRequest` and the
+    notices `HookAfter` and `Withdrawn`, each once, from any number of tasks. It ends when
+    the session was ended by the server, and raises `PeerGoneError` when the server cannot
+    be reached any more or another connection took the session over.
+    """
+
+    _session: Login
+    _reconnect: Reconnect
+    _rng: random.Random = attrs.field(repr=False)
+    _ping_every: float | None = None
+    _silence: float = PEER_SILENCE
+    _connected: bool = False
+    _ledger: Ledger[OperatorRequest] = attrs.field(factory=lambda: Ledger[OperatorRequest](), repr=False)
+    _put: trio.MemorySendChannel[OperatorItem] = attrs.field(init=False, repr=False)
+    _take: trio.MemoryReceiveChannel[OperatorItem] = attrs.field(init=False, repr=False)
+    _due: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+    _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+    _begun: trio.Event = attrs.field(factory=trio.Event, repr=False)
+    _over: Exception | None = attrs.field(default=None, repr=False)
+    _connections: int = 0
+    _malformed: int = 0
+    _notices_dropped: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._put, self._take = trio.open_memory_channel[OperatorItem](_INBOX)
+
+    @property
+    def sid(self) -> str:
+        """The session's id, chosen by the server."""
+        return self._session.sid
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that this session holds."""
+        return self._session.roles
+
+    @property
+    def connected(self) -> bool:
+        """There is a socket now."""
+        return self._connected
+
+    @property
+    def connections(self) -> int:
+        """Sockets opened so far: one more than reconnects."""
+        return self._connections
+
+    def statistics(self) -> LedgerStatistics:
+        """Counts so far."""
+        return self._ledger.statistics()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> OperatorItem:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def receive(self) -> OperatorItem:
+        """The next request or notice.
+
+        Raises ``trio.EndOfChannel`` when the server has ended the session, and
+        `PeerGoneError` as the class says. When cancelled, nothing is lost.
+        """
+        while True:
+            try:
+                item = await self._take.receive()
+            except trio.EndOfChannel:
+                if self._over is not None:
+                    raise PeerGoneError(str(self._over)) from self._over
+                raise
+            if isinstance(item, HookAfter | Withdrawn):
+                return item
+            if item.withdrawn is None:
+                item.show()
+                return item
+
+    def reply(self, frame: ClientMsg) -> bool:
+        """Keep a reply until the server has it; the requests' own methods call this.
+
+        Raises `FrameError` for what is no JSON, or too large for a frame.
+        """
+        size = len(encode(frame).encode())
+        if size > MAX_FRAME:
+            raise FrameError(f"the reply is larger than {MAX_FRAME} bytes")
+        accepted = self._ledger.reply(frame.req_id, frame, size)
+        self._due.unpark_all()
+        return accepted
+
+    async def flush(self) -> None:
+        """Wait until every reply has left on some socket at least once."""
+        await trio.lowlevel.checkpoint()
+        while not self._ledger.settled:
+            await self._written.park()
+
+    # -- the connection ----------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        """Open a socket, and another when it is lost, until there is no point in it.
+
+        Raises only before the first one is open.
+        """
+        failures, lost = 0, trio.current_time()
+        with self._put:
+            while True:
+                had = self._connections
+                try:
+                    await self._connect_once()
+                    error: Exception | None = None
+                except (PeerError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as caught:
+                    error = caught
+                if self._connections > had:
+                    failures, lost = 0, trio.current_time()
+                if self._is_over(error, trio.current_time() - lost):
+                    break
+                await trio.sleep(self._reconnect.delay(failures, self._rng))
+                failures += 1
+        if not self._connections and error is not None:
+            raise error
+
+    def _is_over(self, error: Exception | None, away: float) -> bool:
+        """Whether to stop trying; sets what `receive` then raises, if anything."""
+        if isinstance(error, HandshakeError) and error.status in _SESSION_OVER:
+            return True
+        if isinstance(error, _TakenOver):
+            self._over = error
+            return True
+        if away >= self._reconnect.give_up_after:
+            self._over = error or PeerGoneError(f"no connection for {away:g} s")
+            return True
+        return False
+
+    async def _connect_once(self) -> None:
+        """One socket, from its opening to its end."""
+        session = self._session
+        async with open_ws_client(
+            session.address.ws_url(session.path + "/ws"),
+            headers=session.headers,
+            ssl_context=session.ssl_context,
+            ping_every=self._ping_every,
+            silence=self._silence,
+        ) as transport:
+            self._connections += 1
+            self._begun.set()
+            async with open_link(transport, ServerMsg, name=session.sid) as link:
+                self._ledger.connected(redelivers=session.redelivers)
+                self._connected = True
+                try:
+                    await self._converse(link)
+                finally:
+                    self._connected = False
+            goodbye = transport.close_reason
+        if goodbye is not None and goodbye[0] == REPLACED:
+            raise _TakenOver("another connection took the session over")
+
+    async def _converse(self, link: Link[ServerMsg]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_all, link, nursery.cancel_scope)
+            nursery.start_soon(self._read_all, link, nursery.cancel_scope)
+
+    async def _write_all(self, link: Link[ServerMsg], scope: trio.CancelScope) -> None:
+        try:
+            while True:
+                replies = self._ledger.take()
+                if not replies:
+                    await self._due.park()
+                    continue
+                for frame in replies:
+                    await link.send(frame)
+                await link.flush()
+                self._ledger.written(replies)
+                self._written.unpark_all()
+        except (PeerError, trio.BrokenResourceError, trio.ClosedResourceError):
+            scope.cancel()
+
+    async def _read_all(self, link: Link[ServerMsg], scope: trio.CancelScope) -> None:
+        try:
+            while True:
+                for item in await link.receive_many():
+                    await self._received(item)
+        except (trio.EndOfChannel, PeerError, trio.BrokenResourceError, trio.ClosedResourceError):
+            scope.cancel()
+
+    async def _received(self, frame: ServerMsg | Malformed) -> None:
+        if isinstance(frame, Malformed):
+            self._malformed += 1
+        elif isinstance(frame, Withdraw):
+            self._taken_back(frame)
+        elif isinstance(frame, HookAfter):
+            if self._ledger.told(frame.req_id):
+                self._notify(frame)
+        elif not isinstance(frame, Receipt):
+            await self._requested(frame)
+
+    async def _requested(self, frame: Ask | HookBefore | Spawn) -> None:
+        arrival = self._ledger.arrived(frame.req_id)
+        if arrival == "answered":
+            self._due.unpark_all()
+        shown = self._ledger.shown(frame.req_id)
+        if shown is not None:
+            shown.deadline = deadline_of(frame)
+        if arrival != "new":
+            return
+        request = request_for(frame, self)
+        self._ledger.show(frame.req_id, request)
+        put = False
+        try:
+            await self._put.send(request)
+            put = True
+        finally:
+            if not put:
+                # Nobody was shown it: when it comes again, it is new.
+                self._ledger.unshow(frame.req_id)
+
+    def _taken_back(self, frame: Withdraw) -> None:
+        request = self._ledger.withdraw(frame.req_id)
+        if request is not None and request.take_back(frame.reason):
+            self._notify(Withdrawn(request, frame.reason))
+
+    def _notify(self, item: HookAfter | Withdrawn) -> None:
+        # Requests may fill the inbox and then wait for the user; notices never wait.
+        try:
+            self._put.send_nowait(item)
+        except trio.WouldBlock:
+            self._notices_dropped += 1
+
+
+class _TakenOver(PeerGoneError):
+    """The server says that another socket has the session now; coming back would start a fight."""
+
+
+@asynccontextmanager
+async def connect_operator(
+    url: str,
+    *,
+    roles: Sequence[str] = (),
+    desc: str | None = None,
+    capability_manifest: Mapping[str, Any] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    reconnect: Reconnect | None = None,
+    rng: random.Random | None = None,
+    ping_every: float | None = PING_EVERY,
+    silence: float = PEER_SILENCE,
+) -> AsyncIterator[OperatorClient]:
+    """Log in at ``url`` (``http://127.0.0.1:7777``) and be its operator for the block.
+
+    Args:
+        roles: names to hold exclusively while the session lives.
+        desc: what this operator is, for people.
+        capability_manifest: opaque, told to the server.
+        ssl_context: for ``https://`` with an authority of one's own.
+        reconnect: how a lost connection is opened again.
+        rng: the source of the jitter in that.
+        ping_every, silence: seconds; how a dead server is noticed.
+
+    Raises:
+        RolesTaken: others hold some of the roles; ``conflicts`` names them.
+        HandshakeError: nobody listens, or the login was refused; ``status`` if there is one.
+        ValueError: ``url`` is no HTTP URL.
+
+    On leaving without an error, replies that were given get ``CLOSE_DEADLINE`` to leave.
+    In every way out, cancellation included, the session is deleted at the server, within
+    the same bound.
+    """
+    session = await log_in(Address.parse(url), roles, desc, capability_manifest, ssl_context)
+    client = OperatorClient(
+        session=session,
+        reconnect=reconnect if reconnect is not None else Reconnect(),
+        rng=rng if rng is not None else random.Random(),
+        ping_every=ping_every,
+        silence=silence,
+    )
+    try:
+        with collapse():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client._stay_connected)
+                await client._begun.wait()
+                yield client
+                with trio.move_on_after(CLOSE_DEADLINE):
+                    await client.flush()
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+            await log_out(session)

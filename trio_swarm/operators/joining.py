@@ -1,0 +1,105 @@
+"""Logging in to an operators server, and out of it, over REST."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from trio_swarm._io import http_client
+from trio_swarm._io.http_client import Address
+from trio_swarm.errors import HandshakeError, PeerError, ProtocolError
+from trio_swarm.operators.api import FEATURES_HEADER
+from trio_swarm.operators.login import RolesTaken
+
+__all__ = ["Login", "log_in", "log_out"]
+
+_log: Final = logging.getLogger("trio_swarm.operators")
+
+FieldT = TypeVar("FieldT")
+
+_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,256}")
+"""What goes into a path and a header as it is."""
+
+
+@attrs.frozen
+class Login:
+    """A login that succeeded."""
+
+    address: Address
+    sid: str
+    token: str = attrs.field(repr=False)
+    roles: tuple[str, ...]
+    redelivers: bool
+    """The server sends unanswered requests again by itself."""
+    ssl_context: ssl.SSLContext | None = attrs.field(repr=False)
+
+    @property
+    def path(self) -> str:
+        return f"/v1/operators/{self.sid}"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        return [("Authorization", f"Bearer {self.token}")]
+
+
+async def log_in(
+    address: Address,
+    roles: Sequence[str],
+    desc: str | None,
+    manifest: Mapping[str, Any] | None,
+    ssl_context: ssl.SSLContext | None,
+) -> Login:
+    """Mint a session. Raises `RolesTaken`, `HandshakeError` or `ProtocolError`."""
+    body: dict[str, Any] = {"roles": list(roles)}
+    if desc is not None:
+        body["desc"] = desc
+    if manifest is not None:
+        body["capability_manifest"] = dict(manifest)
+    reply = await http_client.request(
+        address, "POST", "/v1/operators", json_body=body, ssl_context=ssl_context
+    )
+    if reply.status == 409:
+        conflicts = _field(reply.json(), "conflicts", list)
+        raise RolesTaken([role for role in conflicts if isinstance(role, str)])
+    if reply.status != 200:
+        text = reply.body[:200].decode("utf-8", "replace")
+        raise HandshakeError(f"the login was refused: {reply.status} {text}", status=reply.status)
+    known = reply.json()
+    sid, token = _field(known, "sid", str), _field(known, "token", str)
+    if not _ID.fullmatch(sid) or not _ID.fullmatch(token):
+        raise ProtocolError("the login gave a sid or a token that cannot be used")
+    features = (reply.header(FEATURES_HEADER) or "").split(",")
+    return Login(
+        address=address,
+        sid=sid,
+        token=token,
+        roles=tuple(roles),
+        redelivers="redelivery" in {feature.strip() for feature in features},
+        ssl_context=ssl_context,
+    )
+
+
+async def log_out(session: Login) -> None:
+    """Delete the session at the server, if it can be reached now."""
+    try:
+        await http_client.request(
+            session.address,
+            "DELETE",
+            session.path,
+            headers=session.headers,
+            ssl_context=session.ssl_context,
+        )
+    except PeerError as error:
+        _log.debug("the session %s could not be deleted: %s", session.sid, error)
+
+
+def _field(value: Any, key: str, kind: type[FieldT]) -> FieldT:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, kind):
+        raise ProtocolError(f"the login's answer has no {key}")
+    return found

@@ -1,0 +1,198 @@
+"""What an operator has been asked and has replied: so that each request is replied to once.
+
+Pure. A server that redelivers sends a request again after a reconnect, under the same id,
+because it cannot know how far the reply came. Then
+
+* a request that is still *open* is not shown to the user a second time,
+* one that was *answered* gets the very same reply again,
+* and only one that is *new* is shown.
+
+A reply is due on a socket at most once. On a new socket, due are the replies that never
+left, and, for a server that does not redeliver (an original), the last ones that did: it
+ignores what it has got already.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+import attrs
+
+from trio_swarm.frames import ClientMsg
+from trio_swarm.limits import MAX_FRAME, MAX_PENDING, SETTLED_REMEMBERED
+
+__all__ = ["Arrival", "Ledger", "LedgerStatistics"]
+
+RequestT = TypeVar("RequestT")
+
+Arrival: TypeAlias = Literal["new", "open", "answered", "refused"]
+
+_MAX_OPEN: Final = 4 * MAX_PENDING
+_MAX_BYTES: Final = 4 * MAX_FRAME
+_SENT_AGAIN: Final = 256
+"""Replies sent again, unasked, to a server that does not redeliver."""
+
+
+@attrs.frozen
+class LedgerStatistics:
+    """Counts since the ledger was begun."""
+
+    open: int
+    """Requests that wait for the user now."""
+    unsent: int
+    """Replies that wait for a socket now."""
+    requests: int
+    """Requests that were new."""
+    repeated: int
+    """Requests that came again."""
+    answered: int
+    """Replies that the user gave; each id once."""
+    answered_again: int
+    """Replies that were written again because their request came again."""
+    withdrawn: int
+    """Requests that the server took back."""
+    refused: int
+    """Requests left alone because too many were open; they come again after a reconnect."""
+
+
+@attrs.define(eq=False)
+class _Reply:
+    frame: ClientMsg
+    size: int
+    written: bool = False
+    """The system took it once."""
+    queued: bool = True
+    """It is due on the present socket, or was written to it."""
+
+
+class Ledger(Generic[RequestT]):
+    """The requests and replies of one session. ``RequestT`` is what the user is shown."""
+
+    def __init__(
+        self,
+        *,
+        max_open: int = _MAX_OPEN,
+        remembered: int = SETTLED_REMEMBERED,
+        max_bytes: int = _MAX_BYTES,
+        sent_again: int = _SENT_AGAIN,
+    ) -> None:
+        self._max_open = max_open
+        self._remembered = remembered
+        self._max_bytes = max_bytes
+        self._sent_again = sent_again
+        self._open: dict[str, RequestT] = {}
+        self._replies: OrderedDict[str, _Reply] = OrderedDict()
+        self._bytes = 0
+        self._due: list[str] = []
+        self._told: OrderedDict[str, None] = OrderedDict()
+        self._requests = self._repeated = self._answered = 0
+        self._answered_again = self._withdrawn = self._refused = 0
+
+    def arrived(self, req_id: str) -> Arrival:
+        """A request came; says what it is. For ``new``, call `show` before anything else."""
+        if req_id in self._open:
+            self._repeated += 1
+            return "open"
+        reply = self._replies.get(req_id)
+        if reply is not None:
+            self._repeated += 1
+            if not reply.queued:
+                reply.queued = True
+                self._answered_again += 1
+                self._due.append(req_id)
+            return "answered"
+        if len(self._open) >= self._max_open:
+            self._refused += 1
+            return "refused"
+        return "new"
+
+    def show(self, req_id: str, request: RequestT) -> None:
+        """It is open from now on."""
+        self._open[req_id] = request
+        self._requests += 1
+
+    def unshow(self, req_id: str) -> None:
+        """It was not shown after all: it is new when it comes again."""
+        if self._open.pop(req_id, None) is not None:
+            self._requests -= 1
+
+    def shown(self, req_id: str) -> RequestT | None:
+        """What the user was shown for an open request."""
+        return self._open.get(req_id)
+
+    def told(self, req_id: str) -> bool:
+        """A notice came. False if it is one that came before."""
+        if req_id in self._told:
+            return False
+        self._told[req_id] = None
+        while len(self._told) > self._remembered:
+            self._told.popitem(last=False)
+        return True
+
+    def reply(self, req_id: str, frame: ClientMsg, size: int) -> bool:
+        """The user replied. False if the request is not open: withdrawn, or replied to before."""
+        if self._open.pop(req_id, None) is None:
+            return False
+        self._answered += 1
+        self._replies[req_id] = _Reply(frame, size)
+        self._bytes += size
+        self._due.append(req_id)
+        self._forget_oldest()
+        return True
+
+    def withdraw(self, req_id: str) -> RequestT | None:
+        """The server took a request back; returns what was shown, if it was open."""
+        request = self._open.pop(req_id, None)
+        if request is not None:
+            self._withdrawn += 1
+        return request
+
+    def connected(self, *, redelivers: bool) -> None:
+        """There is a new socket; nothing was written to it yet."""
+        for reply in self._replies.values():
+            reply.queued = not reply.written
+        written = [req_id for req_id, reply in self._replies.items() if reply.written]
+        again = [] if redelivers else written[-self._sent_again :] if self._sent_again else []
+        for req_id in again:
+            self._replies[req_id].queued = True
+        self._due = [req_id for req_id, reply in self._replies.items() if reply.queued]
+
+    def take(self) -> list[ClientMsg]:
+        """The replies to write now, in the order in which they were given."""
+        due, self._due = self._due, []
+        return [self._replies[req_id].frame for req_id in due if req_id in self._replies]
+
+    def written(self, frames: Sequence[ClientMsg]) -> None:
+        """The system has taken these."""
+        for frame in frames:
+            reply = self._replies.get(frame.req_id)
+            if reply is not None:
+                reply.written = True
+        self._forget_oldest()
+
+    @property
+    def settled(self) -> bool:
+        """Every reply has left at least once."""
+        return not self._due and all(reply.written for reply in self._replies.values())
+
+    def statistics(self) -> LedgerStatistics:
+        """Counts so far."""
+        return LedgerStatistics(
+            open=len(self._open),
+            unsent=sum(not reply.written for reply in self._replies.values()),
+            requests=self._requests,
+            repeated=self._repeated,
+            answered=self._answered,
+            answered_again=self._answered_again,
+            withdrawn=self._withdrawn,
+            refused=self._refused,
+        )
+
+    def _forget_oldest(self) -> None:
+        while len(self._replies) > self._remembered or self._bytes > self._max_bytes:
+            oldest = next((key for key, reply in self._replies.items() if reply.written), None)
+            if oldest is None:
+                return
+            self._bytes -= self._replies.pop(oldest).size

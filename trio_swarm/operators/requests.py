@@ -1,0 +1,212 @@
+"""What an operator is shown: typed requests with the replies that fit them, and notices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import attrs
+import trio
+
+from trio_swarm.frames import ClientMsg
+from trio_swarm.frames.operator import (
+    Answer,
+    Ask,
+    HookAck,
+    HookAfter,
+    HookBefore,
+    Spawn,
+    SpawnAck,
+    SpawnHalt,
+)
+
+__all__ = [
+    "AskRequest",
+    "GateRequest",
+    "OperatorItem",
+    "OperatorRequest",
+    "SpawnRequest",
+    "Withdrawn",
+    "request_for",
+]
+
+
+class _Desk(Protocol):
+    def reply(self, frame: ClientMsg) -> bool: ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Request:
+    """A request that waits for this operator's reply.
+
+    Every way to reply is synchronous: the reply is kept until the server has it, across
+    reconnects. It returns False, and nothing is sent, when the server has withdrawn the
+    request meanwhile; a second reply raises ``RuntimeError``.
+    """
+
+    kind: ClassVar[str] = ""
+
+    req_id: str
+    """Its id; opaque."""
+    task_id: str
+    """The step that it belongs to."""
+    parent_req_id: str | None = None
+    """The request while answering which the asker made this one."""
+    deadline: float = math.inf
+    """When the asker gives up, on ``trio.current_time()``'s clock."""
+    _desk: _Desk = attrs.field(repr=False)
+    _replied: bool = attrs.field(default=False, init=False)
+    _withdrawn: str | None = attrs.field(default=None, init=False)
+    _seen: bool = attrs.field(default=False, init=False, repr=False)
+
+    @property
+    def withdrawn(self) -> str | None:
+        """Why the server took it back (``cancelled``, ``deadline`` and so on), if it did."""
+        return self._withdrawn
+
+    @property
+    def replied(self) -> bool:
+        """A reply was given."""
+        return self._replied
+
+    def show(self) -> None:
+        """The user sees it now."""
+        self._seen = True
+
+    def take_back(self, reason: str) -> bool:
+        """The server withdrew it. False if the user has not seen it yet, and never will."""
+        self._withdrawn = reason
+        return self._seen
+
+    def _reply(self, frame: ClientMsg) -> bool:
+        if self._replied:
+            raise RuntimeError(f"request {self.req_id} was replied to already")
+        if self._withdrawn is not None:
+            return False
+        accepted = self._desk.reply(frame)
+        self._replied = accepted
+        return accepted
+
+
+@attrs.define(eq=False, kw_only=True)
+class AskRequest(_Request):
+    """A question (contract 2.2)."""
+
+    kind: ClassVar[str] = "ask"
+
+    question: Any
+    """Any JSON."""
+
+    def answer(self, value: Any) -> bool:
+        """Any JSON; None is an answer too. Raises `FrameError` for what is no JSON."""
+        return self._reply(Answer(req_id=self.req_id, value=value))
+
+
+@attrs.define(eq=False, kw_only=True)
+class GateRequest(_Request):
+    """May this attempt start? (contract 2.3)"""
+
+    kind: ClassVar[str] = "hook_before"
+
+    agent: str
+    attempt: int
+
+    def ack(self) -> bool:
+        """It may."""
+        return self._reply(HookAck(req_id=self.req_id, ok=True))
+
+    def reject(self, reason: str | None = None) -> bool:
+        """It may not; ``reason`` is told to whoever wanted it."""
+        return self._reply(HookAck(req_id=self.req_id, ok=False, reason=reason))
+
+
+@attrs.define(eq=False, kw_only=True)
+class SpawnRequest(_Request):
+    """Do this step (contract 2.5). The frame holds the directive and the worker's credentials."""
+
+    kind: ClassVar[str] = "spawn"
+
+    agent: str
+    attempt: int
+    frame: Spawn = attrs.field(repr=False)
+
+    @property
+    def directive(self) -> str:
+        """What to do, in words."""
+        return self.frame.directive
+
+    def ack(self, value: Any = None, ok: bool = True, *, stats: Any = None) -> bool:
+        """It is done. ``value`` is ``{}`` unless given, by convention (contract 2.11)."""
+        kept = {} if value is None else value
+        return self._reply(SpawnAck(req_id=self.req_id, value=kept, ok=ok, stats=stats))
+
+    def fail(self, error: str) -> bool:
+        """It failed: the step's caller gets ``error`` verbatim."""
+        return self._reply(SpawnAck(req_id=self.req_id, value={}, ok=False, error=error))
+
+    def halt(self, value: Any = None, *, reason: str | None = None) -> bool:
+        """It was stopped on purpose, which counts as success (contract 2.9)."""
+        kept = {} if value is None else value
+        return self._reply(SpawnHalt(req_id=self.req_id, value=kept, reason=reason))
+
+
+@attrs.frozen
+class Withdrawn:
+    """The server took back a request that was shown before; a reply has no effect any more."""
+
+    request: AskRequest | GateRequest | SpawnRequest
+    reason: str
+    """``cancelled``, ``deadline`` or ``settled_by`` and a name."""
+
+    @property
+    def req_id(self) -> str:
+        """The id of the request."""
+        return self.request.req_id
+
+
+OperatorRequest: TypeAlias = AskRequest | GateRequest | SpawnRequest
+"""What wants a reply."""
+
+OperatorItem: TypeAlias = OperatorRequest | HookAfter | Withdrawn
+"""What an operator is shown: requests, and notices that nothing answers."""
+
+
+def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest:
+    """What the user is shown of ``frame``."""
+    deadline = deadline_of(frame)
+    if isinstance(frame, Ask):
+        return AskRequest(
+            req_id=frame.req_id,
+            task_id=frame.task_id,
+            parent_req_id=frame.parent_req_id,
+            deadline=deadline,
+            desk=desk,
+            question=frame.question,
+        )
+    if isinstance(frame, HookBefore):
+        return GateRequest(
+            req_id=frame.req_id,
+            task_id=frame.task_id,
+            parent_req_id=frame.parent_req_id,
+            deadline=deadline,
+            desk=desk,
+            agent=frame.agent,
+            attempt=frame.attempt,
+        )
+    return SpawnRequest(
+        req_id=frame.req_id,
+        task_id=frame.task_id,
+        parent_req_id=frame.parent_req_id,
+        deadline=deadline,
+        desk=desk,
+        agent=frame.agent,
+        attempt=frame.attempt,
+        frame=frame,
+    )
+
+
+def deadline_of(frame: Ask | HookBefore | Spawn) -> float:
+    """When the asker gives up, as far as it said so."""
+    if frame.deadline_ms is None:
+        return math.inf
+    return trio.current_time() + frame.deadline_ms / 1000

@@ -1,0 +1,87 @@
+"""One WebSocket of a seat: a task that writes what is due, a task that reads replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from trio_swarm._io.link import Link, Malformed
+from trio_swarm._io.transport import Transport
+from trio_swarm._state.seat import Due, SeatMachine
+from trio_swarm.errors import FrameError, PeerError
+from trio_swarm.frames import ClientMsg
+
+__all__ = ["SeatSocket"]
+
+_GONE = (PeerError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+@attrs.define(eq=False)
+class SeatSocket:
+    """A socket while it is open. The seat outlives it."""
+
+    number: int
+    """No other socket of the seat had it, or will."""
+    _link: Link[ClientMsg]
+    _transport: Transport
+    _machine: SeatMachine
+    _due: trio.lowlevel.ParkingLot
+    """Where to wait for something to write."""
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    farewell: tuple[int, str] | None = None
+    """Close code and reason, when this end wants it closed."""
+
+    def part(self, code: int, reason: str) -> None:
+        """End it, with a close frame that says why."""
+        self.farewell = (code, reason)
+        self._scope.cancel()
+
+    async def cut(self) -> None:
+        """End it without a word."""
+        await self._transport.aclose_forcefully()
+        self._scope.cancel()
+
+    async def run(
+        self,
+        received: Callable[[ClientMsg | Malformed], None],
+        cannot_be_sent: Callable[[Due, FrameError], None],
+    ) -> None:
+        """Write what is due and pass on what comes, until either end has had enough."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_all, cannot_be_sent)
+                nursery.start_soon(self._read_all, received)
+
+    async def _write_all(self, cannot_be_sent: Callable[[Due, FrameError], None]) -> None:
+        try:
+            while True:
+                dues = self._machine.take(self.number, trio.current_time())
+                if dues:
+                    await self._write(dues, cannot_be_sent)
+                else:
+                    await self._due.park()
+        except _GONE:
+            self._scope.cancel()
+
+    async def _write(self, dues: list[Due], cannot_be_sent: Callable[[Due, FrameError], None]) -> None:
+        for due in dues:
+            if not self._machine.wanted(due):
+                continue
+            try:
+                await self._link.send(due.frame)
+            except FrameError as error:
+                cannot_be_sent(due, error)
+        if any(due.notice for due in dues):
+            # A notice is given up only when it is on its way: nothing will answer it.
+            await self._link.flush()
+            self._machine.written(dues)
+
+    async def _read_all(self, received: Callable[[ClientMsg | Malformed], None]) -> None:
+        try:
+            while True:
+                for item in await self._link.receive_many():
+                    received(item)
+        except (trio.EndOfChannel, *_GONE):
+            self._scope.cancel()
