@@ -62,7 +62,7 @@ async def test_save_and_reopen_roundtrip(lock, repo):
             {
                 "pod_name": "root",
                 "pid": ME,
-                "socket": "/run/root/sock",
+                "socket": "/run/top/sock",
                 "scope_allow": [{"target": str(repo), "permission": "write", "recursive": True}],
                 "delegated_from": None,
             },
