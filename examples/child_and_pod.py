@@ -1,7 +1,6 @@
 """A child actor that asks before it acts, and a pod that may write in one directory only."""
 
 import tempfile
-from pathlib import Path
 
 import trio
 
@@ -44,7 +43,7 @@ async def main() -> None:
                 await pod.run(f"{out}/../escape.txt:{text}")
             except trio_swarm.RemoteError as error:
                 print("refused:", error.message.splitlines()[0].replace(out, "OUT"))
-        print("written:", Path(out, "note.txt").read_text())
+        print("written:", await trio.Path(out, "note.txt").read_text())
     print("survivors:", swarm.report().survivors)
 
 
