@@ -12,6 +12,7 @@ import trio.testing
 from trio_swarm._child.actor_conn import Connection
 from trio_swarm._child.actor_engines import echo
 from trio_swarm._io.memory import memory_transport_pair
+from trio_swarm.errors import FrameError
 from trio_swarm.limits import MAX_FRAME
 
 
@@ -215,6 +216,19 @@ async def test_a_result_that_does_not_fit_is_an_error_that_says_so():
         frame = await peer.next()
     assert frame["status"] == "error"
     assert "does not fit" in frame["error"]
+
+
+async def test_an_event_that_does_not_fit_in_bytes_is_refused():
+    """The parent counts bytes; the engine is told, and may go on."""
+
+    async def engine(run):
+        with pytest.raises(FrameError, match="does not fit"):
+            await run.emit({"text": "é" * (MAX_FRAME // 2)})
+        return "fine"
+
+    async with connected(engine) as (peer, _):
+        await peer.send(kind="run", assignment="x")
+        assert (await peer.next())["result"] == "fine"
 
 
 async def test_steering_beyond_the_inbox_is_dropped():

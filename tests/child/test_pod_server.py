@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -11,11 +12,12 @@ import attrs
 import pytest
 import trio
 
-from trio_swarm._child import pod_server
+from trio_swarm._child import pod_runtime, pod_server
 from trio_swarm._child.pod_runtime import PodRuntime
 from trio_swarm._child.pod_spec import PodSpec
 from trio_swarm._io.unix import locked_directory, open_unix_listener
-from trio_swarm.frames.pod import ScopeRule
+from trio_swarm._state.pod_controller import Notifier
+from trio_swarm.frames.pod import ScopeRule, TextDelta
 
 
 @attrs.define(eq=False)
@@ -658,3 +660,38 @@ async def test_status_json_reflects_pod_name_and_state(tmp_path):
         await settles(pod, "idle")
         assert pod.file("status.json")["session_id"] == status["session_id"]
         assert oct(os.stat(pod.spec.directory).st_mode)[-3:] == "700"
+
+
+async def test_a_full_disk_costs_no_turn(tmp_path, monkeypatch, capsys):
+    """The state files are written again when there is something new; it is said once."""
+    failed = []
+
+    def full(path, data):
+        failed.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with serving(tmp_path, echo) as pod, pod.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(pod_runtime, "_replace", full)
+            with trio.fail_after(5):
+                while len(failed) < 2:
+                    await client.method("run", input="a")
+                    await client.until("run_end")
+                    await trio.sleep(0.01)
+        await client.method("run", input="b")
+        await client.until("run_end")
+        with trio.fail_after(5):
+            while not any("said b" in json.dumps(item) for item in pod.file("history.json")):
+                await trio.sleep(0.01)
+    said = capsys.readouterr().err
+    assert said.count("pod: p cannot write its state: ") == 1
+    assert "No space left" in said
+
+
+def test_the_size_of_an_event_is_counted_in_bytes():
+    """As its readers count it: else one event would cost every client its connection."""
+    clients = pod_server.PodClients(Notifier(), print, print, max_line=100)
+    clients.broadcast(TextDelta("x" * 40))
+    for letter in ("\xe9", "\u20ac"):
+        with pytest.raises(ValueError, match="more than clients take"):
+            clients.broadcast(TextDelta(letter * 40))

@@ -314,6 +314,8 @@ def test_a_failing_job_is_ok_true(start, connect):
         ("return {1: 2}", "TypeError: the job's result is not JSON: result has a key of type int"),
         ("return '\\ud800'", "TypeError: the job's result is not JSON: result holds a lone surrogate"),
         ("raise SystemExit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("import asyncio\nraise asyncio.CancelledError", "asyncio.exceptions.CancelledError"),
         ("raise OSError('\\udce9')", "OSError: \\udce9"),
         ("query(3)", "TypeError: prompt must be a str"),
         ("query('\\ud800')", "ValueError: prompt cannot be written as UTF-8"),

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import trio
+import trio.testing
 
 from tests.children.support import HERE, iterate, open_host
 from trio_swarm._io.fabric import Fabric
@@ -57,6 +58,55 @@ async def test_a_process_killed_while_idle_is_replaced_by_the_next_run(tmp_path)
         assert child.record is None
         assert await child.run("again") == "echo: again"
         assert heard.kinds() == ["child_started", "child_crashed", "child_restarted"]
+
+
+async def test_leaving_the_block_gives_up_a_restart(tmp_path, monkeypatch):
+    """The run that waits for it is told as promised, and not when the new process comes up or does not."""
+    slow, seen = tmp_path / "slow", tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        f"if os.path.exists({str(slow)!r}) and 'trio_swarm._child.actor' in sys.orig_argv:\n"
+        f"    open({str(seen)!r}, 'w').close()\n"
+        "    signal.pause()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = []
+
+    async def one(child):
+        with pytest.raises(trio.ClosedResourceError):
+            await child.run("x")
+        told.append(child.state)
+
+    async with open_host(tmp_path) as (host, heard), trio.open_nursery() as nursery:
+        async with open_child(host, "echo", register_wait=8) as child:
+            slow.touch()
+            os.kill(child.pid, signal.SIGKILL)
+            nursery.start_soon(one, child)
+            while not seen.exists():
+                await trio.sleep(0.01)
+        assert child.state == "closed"
+    assert told == ["closed"]
+    assert heard.kinds() == ["child_started", "child_crashed"]
+
+
+async def test_leaving_the_block_in_a_restart_tries_no_other(tmp_path):
+    """Also where the new process would come up: closed stays closed."""
+    told = []
+
+    async def one(child):
+        with pytest.raises(trio.ClosedResourceError):
+            await child.run("x")
+        told.append(child.state)
+
+    async with open_host(tmp_path) as (host, _), trio.open_nursery() as nursery:
+        async with open_child(host, "echo") as child:
+            os.kill(child.pid, signal.SIGKILL)
+            while child.state != "down":
+                await trio.sleep(0.01)
+            nursery.start_soon(one, child)
+            await trio.testing.wait_all_tasks_blocked()
+    assert told == ["closed"]
+    assert child.state == "closed"
 
 
 async def test_a_run_that_kills_each_process_is_an_error_after_its_attempts(tmp_path):

@@ -221,3 +221,43 @@ def test_a_flipping_link_never_leaks(way, tree, root):
     assert refused
     assert os.listdir(tree / "outside") == ["secret"]
     assert (tree / "outside" / "secret").read_text() == "secret"
+
+
+def test_what_a_dead_owner_left_is_removed_and_nothing_else(way, tree, root):
+    """By its exact name, a regular file, of a dead process; once for each directory."""
+    inside, tail = tree / "inside", "0123456789abcdef.tmp"
+    left = inside / f".p-4-{tail}"
+    kept = [
+        f".p-5-{tail}",
+        f".p-x-4-{tail}",
+        f".q-4-{tail}",
+        f".p-4-{tail}.x",
+        f"x.p-4-{tail}",
+        f".pp-4-{tail}",
+    ]
+    for path in (left, *(inside / name for name in kept)):
+        path.write_text("")
+    (inside / f".p-44-{tail}").symlink_to("file")
+    (inside / f".p-444-{tail}").mkdir()
+    before = set(os.listdir(inside))
+    temporaries = beneath.Temporaries("p", lambda pid: pid != 5)
+
+    beneath.replace_file(root, "file", b"new", temporaries=temporaries)
+    assert before - set(os.listdir(inside)) == {left.name}
+    assert (inside / "file").read_bytes() == b"new"
+
+    left.write_text("")
+    beneath.replace_file(root, "dir/f", b"new", temporaries=temporaries)
+    beneath.replace_file(root, "file", b"newer", temporaries=temporaries)
+    assert left.exists()
+
+
+def test_a_directory_that_cannot_be_listed_is_written_to(way, tree, root, monkeypatch):
+    """Tidying up is no reason to fail."""
+
+    def refuse(fd):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(beneath.os, "scandir", refuse)
+    beneath.replace_file(root, "file", b"new", temporaries=beneath.Temporaries("p", lambda pid: True))
+    assert (tree / "inside" / "file").read_bytes() == b"new"

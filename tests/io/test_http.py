@@ -9,12 +9,13 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import check_two_way_stream, memory_stream_pair
+from trio.testing import check_two_way_stream, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_swarm._io.http import FrontLimits, PushBackStream, serve_http
 from trio_swarm._io.http_messages import HttpError, Request, Response
 from trio_swarm._io.http_routes import Route, RouteTable, UpgradeRoute
 from trio_swarm._state.policy import EdgePolicy, loopback_hosts
+from trio_swarm.errors import PeerGoneError
 
 
 async def hello(request: Request) -> Response:
@@ -49,6 +50,15 @@ async def websocket(request) -> Response | None:
     return None
 
 
+async def lost(request) -> Response | None:
+    async with request.accept():
+        raise PeerGoneError("silent")
+
+
+async def lost_elsewhere(request: Request) -> Response:
+    raise PeerGoneError("another peer than the client")
+
+
 ROUTES = [
     Route("GET", "/hello/{name}", hello),
     Route("GET", "/hello/emit", refuse),
@@ -57,6 +67,8 @@ ROUTES = [
     Route("GET", "/crash", crash),
     Route("GET", "/large", large),
     UpgradeRoute("/ws", websocket),
+    UpgradeRoute("/ws/lost", lost),
+    Route("GET", "/lost", lost_elsewhere),
 ]
 
 
@@ -160,11 +172,24 @@ EDGES = {
     "websocket 8": (
         b"GET /ws HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 8\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        426,
+        400,
     ),
     "websocket over 1.0": (
         b"GET /ws HTTP/1.0\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         426,
+    ),
+    "two upgrades": (
+        b"GET /ws HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        400,
+    ),
+    "non-ASCII authorization": (
+        b"GET /hello/you HTTP/1.1\r\nHost: HOST\r\nAuthorization: Bearer \xe9\r\nConnection: close\r\n\r\n",
+        200,
+    ),
+    "non-ASCII authorization, folded": (
+        b"GET /hello/you HTTP/1.1\r\nHost: HOST\r\nAuthorization: Bearer\r\n \xe9\r\n\r\n",
+        400,
     ),
     "no upgrade": (b"GET /ws HTTP/1.1\r\nHost: HOST\r\n\r\n", 400),
 }
@@ -340,6 +365,36 @@ async def test_an_endpoint_may_refuse_the_upgrade() -> None:
         answer = await talk(port, upgrade + GET)
         assert status_of(answer) == 401
         assert b"HTTP/1.1 200" in answer
+
+
+UPGRADE = (
+    b"GET /ws%b HTTP/1.1\r\nHost: HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%b\r\n"
+)
+
+
+async def test_a_websocket_whose_client_fails_is_no_bug() -> None:
+    """Nothing of HTTP follows its 101, or the refusal of its handshake; nothing is reported."""
+    errors: list[Exception] = []
+    async with front(errors=errors) as port:
+        answer = await talk(port, UPGRADE % (b"/lost", b""), eof=True)
+        assert answer.count(b"HTTP/1.1") == 1
+        assert status_of(answer) == 101
+        # The front lets this one header pass; the WebSocket library must not see it.
+        answer = await talk(port, UPGRADE % (b"", b"Authorization: Bearer \xe9\r\n"), eof=True)
+        assert answer.count(b"HTTP/1.1") == 1
+        assert status_of(answer) == 400
+        await wait_all_tasks_blocked()
+    assert errors == []
+
+
+async def test_another_peers_failure_is_the_endpoints() -> None:
+    """Only that of the WebSocket itself is not."""
+    errors: list[Exception] = []
+    async with front(errors=errors) as port:
+        assert status_of(await talk(port, GET.replace(b"/hello/you", b"/lost"))) == 500
+        await wait_all_tasks_blocked()
+    assert [type(error) for error in errors] == [PeerGoneError]
 
 
 async def test_the_push_back_stream_is_a_stream() -> None:

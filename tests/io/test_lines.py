@@ -26,6 +26,28 @@ async def test_a_batch_is_one_write():
     assert list(await LineTransport(far).receive_batch()) == [b"one", "två".encode(), b"three"]
 
 
+async def test_begun_tells_whether_any_of_a_batch_went_out():
+    """Also where the peer was lost in the middle of it."""
+    near, _ = memory_stream_pair()
+    transport = LineTransport(near)
+    writes = []
+
+    async def break_second():
+        await trio.lowlevel.checkpoint()
+        writes.append(None)
+        if len(writes) == 2:
+            raise trio.BrokenResourceError
+
+    near.send_stream.send_all_hook = break_second
+    with pytest.raises(trio.BrokenResourceError):
+        await transport.send_batch(["x" * 2**20])
+    assert transport.begun
+    near.send_stream.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await transport.send_batch(["x"])
+    assert not transport.begun
+
+
 async def test_all_lines_of_one_read_are_handed_over_together_and_the_rest_waits():
     near, far = memory_stream_pair()
     transport = LineTransport(far)

@@ -159,6 +159,21 @@ async def test_what_is_larger_than_the_peer_takes_is_refused_here_and_the_link_g
 
 
 @every_transport
+async def test_what_is_larger_only_in_bytes_is_refused_too(kind):
+    """The peer counts bytes: it would cut the connection."""
+    async with (
+        open_pair(kind, max_message=1000) as pair,
+        open_link(pair.left, ClientMsg) as left,
+        open_link(pair.right, ServerMsg) as right,
+    ):
+        with pytest.raises(FrameError):
+            left.send_nowait(Ask("r0", "ST-1", {"pad": "é" * 600}))
+        fits = Ask("r1", "ST-1", {"pad": "é" * 400})
+        await left.send(fits)
+        assert await right.receive() == fits
+
+
+@every_transport
 async def test_a_clean_end_comes_after_everything_that_was_sent(kind):
     async with open_pair(kind) as pair, open_link(pair.right, ServerMsg) as right:
         async with open_link(pair.left, ClientMsg) as left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -36,8 +37,8 @@ def repo(tmp_path):
 
 async def put(lock, name, *rules, spawner=None, pid=ME):
     if spawner is None:
-        return await lock.register(name, rules, pid=pid, socket=f"/run/{name}/sock")
-    return await lock.delegate(name, rules, spawner=spawner, pid=pid, socket=f"/run/{name}/sock")
+        return await lock.register(name, rules, pid=pid, socket=f"/run/pods/{name}/sock")
+    return await lock.delegate(name, rules, spawner=spawner, pid=pid, socket=f"/run/pods/{name}/sock")
 
 
 async def table(lock):
@@ -62,14 +63,14 @@ async def test_save_and_reopen_roundtrip(lock, repo):
             {
                 "pod_name": "root",
                 "pid": ME,
-                "socket": "/run/top/sock",
+                "socket": "/run/pods/root/sock",
                 "scope_allow": [{"target": str(repo), "permission": "write", "recursive": True}],
                 "delegated_from": None,
             },
             {
                 "pod_name": "tests",
                 "pid": ME,
-                "socket": "/run/tests/sock",
+                "socket": "/run/pods/tests/sock",
                 "scope_allow": [
                     {"target": str(repo / "tests"), "permission": "write", "recursive": False},
                     {"target": str(repo), "permission": "read", "recursive": True},
@@ -338,3 +339,60 @@ async def test_of_racing_processes_one_wins_each_scope(lock):
     allocations = await lock.allocations()
     assert sum(results) == len(allocations) == 40
     assert len({each.scope_allow for each in allocations}) == 40
+
+
+def fill_the_disk(monkeypatch):
+    """The next write of a file is cut, the one after it fails, then there is room again."""
+    calls = []
+
+    def cut(real):
+        def write(fd, data, *at):
+            calls.append(fd)
+            if len(calls) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(fd, data[: len(data) // 2] if len(calls) == 1 else data, *at)
+
+        return write
+
+    monkeypatch.setattr(os, "write", cut(os.write))
+    monkeypatch.setattr(os, "pwrite", cut(os.pwrite))
+
+
+@pytest.mark.parametrize("operation", ["register", "release", "reclaim"])
+async def test_a_full_disk_leaves_the_old_table(lock, repo, monkeypatch, operation):
+    """Whatever was cut is put back before anybody else gets the lock."""
+    await put(lock, "a", rule(repo))
+    await put(lock, "b", rule(repo / "tests"), spawner="a")
+    before, inode = lock.path.read_bytes(), lock.path.stat().st_ino
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch)
+        if operation == "reclaim":
+            assert await ScopeLock(lock.path, is_dead=lambda pid: True).reclaim_stale()
+        else:
+            act = put(lock, "c", rule("/elsewhere")) if operation == "register" else lock.release("b")
+            with pytest.raises(ScopeLockError, match="No space left"):
+                await act
+
+    assert lock.path.read_bytes() == before
+    assert lock.path.stat().st_ino == inode
+    await lock.release("b")
+    assert set(await table(lock)) == {"a"}
+
+
+async def test_a_writer_that_dies_after_taking_room_leaves_the_old_table(lock, repo, monkeypatch):
+    """Growing begins with blanks behind what is there."""
+    await put(lock, "a", rule(repo))
+
+    class Died(BaseException):
+        pass
+
+    def die(*args):
+        raise Died
+
+    pwrite = os.pwrite
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data, at) if at else die())
+        await put(lock, "b", rule("/elsewhere"))
+
+    assert lock.path.read_bytes().endswith(b" ")
+    assert set(await table(lock)) == {"a"}

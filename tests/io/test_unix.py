@@ -137,3 +137,20 @@ async def test_a_peer_of_another_user_is_not_ours(tmp_path, monkeypatch):
         assert not unix.peer_is_ours(server)
         await client.aclose()
         await server.aclose()
+
+
+def test_a_directory_removed_before_it_is_opened_is_made_again(tmp_path, monkeypatch):
+    """It stood there for mkdir, and its last holder removed it then."""
+    path, asked, mkdir = tmp_path / "pod", [], os.mkdir
+
+    def stood_there(where, mode):
+        asked.append(where)
+        if len(asked) == 1:
+            raise FileExistsError(where)
+        mkdir(where, mode)
+
+    monkeypatch.setattr(unix.os, "mkdir", stood_there)
+    with unix.locked_directory(path) as fd:
+        assert os.path.samestat(os.fstat(fd), path.stat())
+    with pytest.raises(FileNotFoundError), unix.locked_directory(tmp_path / "no" / "parent"):
+        raise AssertionError

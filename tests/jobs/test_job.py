@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,40 @@ async def test_a_signal_at_any_moment_leaves_nothing(tmp_path, short, signum) ->
     faults = await _rounds(short, tree, signum, 50, seed=int(signum))
 
     assert faults == []
+
+
+def test_chaos_that_waits_for_somebody_falls_at_the_end(place, tmp_path) -> None:
+    """With nothing to patch no prover works: the strike falls on an idle one, and is reported."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a.py").write_text("x = 1\n")
+    spec = "kill-child@10%,kill-worker@100%,drop-operator@100%"
+    status, facts, text = run_codemod(place, tree, tmp_path / "out", "--chaos", spec)
+
+    assert status == 0, text
+    assert sorted(facts["chaos"]) == ["drop-operator", "kill-child", "kill-worker"]
+    assert place.survivors() == []
+
+
+def test_two_runs_at_once_do_not_share_an_output(place, tmp_path) -> None:
+    """Without --out each takes a directory of its own, or says that it cannot."""
+    tree = make_tree(tmp_path / "tree", 6)
+    runs = [
+        subprocess.Popen(
+            command("codemod", "--tree", str(tree)),
+            cwd=tmp_path,
+            env={**place.env, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [run.communicate(timeout=60) for run in runs]
+
+    good = [out for run, (out, _) in zip(runs, said, strict=True) if run.returncode == 0]
+    assert good, said
+    assert len({out.splitlines()[-1] for out in good}) == len(good)
 
 
 def test_wrong_use_is_one_line_and_touches_nothing(place, tmp_path) -> None:

@@ -164,3 +164,17 @@ def test_no_permission_is_found_before_anything_is_written(here, monkeypatch):
 
     with pytest.raises(OptionError, match="no permission"):
         parse(here, "--tree", "tree")
+
+
+@pytest.mark.parametrize("make", ["device", "link"])
+def test_a_report_that_is_no_regular_file_is_refused(tmp_path, make):
+    """A device or a link would be replaced, not written to."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.py").write_text("x = 1\n")
+    report = "/dev/null"
+    if make == "link":
+        report = str(tmp_path / "link")
+        os.symlink(tmp_path / "elsewhere", report)
+
+    with pytest.raises(OptionError, match="no regular file"):
+        parse_options(["--tree", "tree", "--report", report], cwd=tmp_path)

@@ -50,7 +50,7 @@ def test_no_edit_of_a_file_without_bare_handlers_holds():
         (b"except BaseException:", b"except Exception:", "became Exception"),
         (b"except BaseException:", b"except (BaseException):", "line 5"),
         (b"except BaseException:", b"except BaseException as e:", "trees differ"),
-        (b"except BaseException:", b"except builtins.BaseException:", "became builtins"),
+        (b"except BaseException:", b"except builtins.BaseException:", "became Attribute"),
         (b"except BaseException:", b"except  BaseException:", "line 5"),
         (b"except BaseException:", b"except BaseException :", "line 5"),
         (b"1.0", b"1", "trees differ"),
@@ -139,3 +139,18 @@ def test_any_two_byte_strings_get_a_verdict(before: bytes, after: bytes):
     proof = prove(before, after)
 
     assert not (proof.ok and before != after)
+
+
+def test_a_deep_handler_is_refused_and_not_unparsed():
+    """prove() raises nothing: what stands in the handler's place may be deeper than the stack."""
+    deep = b"try: pass\nexcept " + b".".join([b"a"] * 900) + b": pass\n"
+
+    assert not prove(b"try: pass\nexcept: pass\n", deep).ok
+
+
+def test_compiling_is_asked_for_or_not():
+    """Equal trees that never compile hold either way; the flag is about the cost."""
+    original, patched = (b"try: pass\nexcept%s: pass\nreturn\n" % name for name in (b"", b" BaseException"))
+
+    assert prove(original, patched, compiles=False).ok
+    assert prove(original, patched, compiles=True).ok

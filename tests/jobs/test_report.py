@@ -132,3 +132,12 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
         write_report(path, GOOD)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_stopped_the_job_comes_before_what_it_left_undone():
+    """A job that was ended is not one that lost files."""
+    stopped = attrs.evolve(GOOD, settled_once=GOOD.files - 1, stopped=("the operator's process ended",))
+
+    assert exit_status(stopped) == Status.FAILED
+    assert exit_status(attrs.evolve(stopped, stopped=())) == Status.NOT_ONCE
+    assert "the operator's process ended" in stopped.to_json()["errors"]

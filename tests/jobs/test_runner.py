@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ async def waits(swarm, argv):
     import trio
 
     await swarm.start_child("echo")
+    print("waiting", flush=True)
+    await trio.sleep_forever()
+
+
+SLOW_TO_END = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), open(sys.argv[1], "w").close(), sys.exit(0)))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+async def ends_slowly(swarm, argv):
+    """With a process that takes a second to end in order, and leaves a file when it has."""
+    import trio
+
+    process = await swarm.start_process(
+        [sys.executable, "-c", SLOW_TO_END, *argv], name="slow", stdout="pipe"
+    )
+    await process.stdout.receive_some(100)
     print("waiting", flush=True)
     await trio.sleep_forever()
 
@@ -109,3 +130,81 @@ def test_a_signal_ends_the_swarm_and_then_the_program(place, signum) -> None:
     assert process.returncode == 128 + signum, errors
     assert place.survivors() == []
     assert sys.executable not in errors
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_more_of_the_same_signal_does_not_cut_the_end_short(place, tmp_path, signum) -> None:
+    """The process that needs a second to end gets it; the status is the first signal's."""
+    with subprocess.Popen(
+        command(f"{HERE}:ends_slowly", str(tmp_path / "ended")),
+        cwd=ROOT,
+        env={**place.env, "XDG_RUNTIME_DIR": "", "TMPDIR": "/tmp"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        for _ in range(3):
+            process.send_signal(signum)
+            time.sleep(0.1)
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 128 + signum, errors
+    assert (tmp_path / "ended").exists()
+    assert place.survivors() == []
+
+
+def test_ctrl_c_again_and_again_does_not_hang_a_plain_swarm(place, tmp_path) -> None:
+    """Trio raises each in the main task, shielded or not; the warden is shut down all the same."""
+    script = (
+        "import trio, trio_swarm\n"
+        f"from {HERE} import ends_slowly\n"
+        "async def main():\n"
+        "    async with trio_swarm.open_swarm() as swarm:\n"
+        f"        await ends_slowly(swarm, [{str(tmp_path / 'ended')!r}])\n"
+        "trio.run(main)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**place.env, "XDG_RUNTIME_DIR": "", "TMPDIR": "/tmp"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        for _ in range(5):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        _, errors = process.communicate(timeout=30)
+
+    assert "KeyboardInterrupt" in errors
+    assert (tmp_path / "ended").exists()
+    assert place.survivors() == []
+
+
+def test_a_signal_that_was_ignored_stays_ignored(place, tmp_path) -> None:
+    """nohup means what it says."""
+    argv = [
+        "sh",
+        "-c",
+        'trap "" HUP; exec "$@"',
+        "sh",
+        *command(f"{HERE}:ends_slowly", str(tmp_path / "ended")),
+    ]
+    with subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        env={**place.env, "XDG_RUNTIME_DIR": "", "TMPDIR": "/tmp"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 143

@@ -145,3 +145,11 @@ def test_files_are_read_only_below_the_root_and_only_when_regular(tmp_path):
     for path in ("fifo.py", "dir.py", "huge.py", "gone.py", "../x.py", "/etc/passwd", "a\0.py"):
         with pytest.raises(Unreadable):
             read_source(tmp_path, path)
+
+
+def test_a_link_to_itself_is_one_file_that_cannot_be_read(tmp_path):
+    """It does not make the tree unusable."""
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "self.py").symlink_to("self.py")
+
+    assert resolve_tree(str(tmp_path)).files == ("a.py", "self.py")

@@ -96,6 +96,15 @@ def test_other_outcomes_ask_nothing(ctx, tmp_path, data, kind):
     assert bool(outcome["reason"]) == (kind != "unchanged")
 
 
+def test_a_codec_that_cannot_replace_is_no_obstacle(ctx, tmp_path):
+    """The question is for people; the file itself is kept byte for byte."""
+    (tmp_path / "a.py").write_bytes(b"# coding: idna\n" + b"try: pass\nexcept: pass\n")
+
+    (outcome,) = scan(ctx, lambda prompt: "apply")
+
+    assert outcome["kind"] in ("patched", "unparseable")
+
+
 def test_the_worker_part_loads_no_trio():
     """A worker's start is its import."""
     code = (

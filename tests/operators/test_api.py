@@ -10,6 +10,8 @@ import trio
 from websockets.exceptions import InvalidStatus
 
 from tests.operators.support import Events, Login, a_host, log_in, rest, serving, socket_of
+from trio_swarm._io.http_messages import Response
+from trio_swarm._io.http_routes import Route
 from trio_swarm.operators import serve_operators
 
 
@@ -178,19 +180,19 @@ UPGRADE = {
         ({"Upgrade": None}, 400),
         ({"Connection": "keep-alive"}, 400),
         ({"Sec-WebSocket-Version": None}, 400),
-        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Sec-WebSocket-Version": "8"}, 400),
         ({"Sec-WebSocket-Key": None}, 400),
         ({"Sec-WebSocket-Key": "short"}, 400),
         ({}, 401),
     ],
 )
 async def test_upgrade_headers_are_judged_before_the_bearer(changed, status) -> None:
-    """1.2 #3: 400 and 426 come first, and only then 401."""
+    """1.2 #3: 400 comes first, and only then 401."""
     async with serving() as server, rest(server) as client:
         headers = {key: value for key, value in {**UPGRADE, **changed}.items() if value is not None}
         answer = await client.get("/v1/operators/S-nobody/ws", headers=headers)
         assert answer.status_code == status
-        if status == 426:
+        if changed.keys() == {"Sec-WebSocket-Version"}:
             assert answer.headers["sec-websocket-version"] == "13"
 
 
@@ -201,7 +203,7 @@ async def test_the_socket_wants_the_sessions_own_token() -> None:
         for login, status in [
             (Login("S-nobody", mine.token), 404),
             (Login(mine.sid, other.token), 401),
-            (Login(mine.sid, "é".encode().decode("latin-1")), 400),
+            (Login(mine.sid, "é".encode().decode("latin-1")), 401),
         ]:
             with pytest.raises(InvalidStatus) as refused:
                 async with socket_of(server, login):
@@ -229,3 +231,58 @@ async def test_it_serves_any_listeners(tmp_path) -> None:
         httpx2.AsyncClient(transport=transport, base_url=server.url, trust_env=False) as client,
     ):
         assert (await client.get("/v1/healthz")).text == "ok"
+
+
+async def test_a_token_that_is_not_ascii_is_no_token() -> None:
+    """1.1: 401, as for a missing one; and after the checks of the upgrade."""
+    bad = "Authorization: Bearer \u00e9\r\n"
+    async with serving() as server:
+        login = await log_in(server)
+        host = server.url.removeprefix("http://")
+        for path, status in [(login.sid, 401), (f"{login.sid}/ws", 400)]:
+            request = f"GET /v1/operators/{path} HTTP/1.1\r\nHost: {host}\r\n{bad}\r\n"
+            async with await trio.open_tcp_stream("127.0.0.1", int(host.rpartition(":")[2])) as stream:
+                await stream.send_all(request.encode("latin-1"))
+                assert int((await stream.receive_some()).split()[1]) == status
+
+
+async def test_listeners_do_not_outlive_a_server_that_could_not_be_made() -> None:
+    """A route given twice is an error, and nothing listens after it."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def healthz(request) -> Response:
+        raise AssertionError("never served")
+
+    with pytest.raises(ValueError, match="routed twice"):
+        async with serving(listeners=listeners, routes=[Route("GET", "/v1/healthz", healthz)]):
+            raise AssertionError("it was served")
+    assert [listener.socket.fileno() for listener in listeners] == [-1]
+
+
+async def test_a_session_without_a_socket_ends_by_itself() -> None:
+    """Its role is free again; one that is connected stays."""
+    events = Events()
+    async with serving(events, join_within=0.2) as server:
+        joined = await log_in(server, roles=["stays"])
+        async with socket_of(server, joined):
+            await server.wait_seat("stays")
+            await log_in(server, roles=["never came"])
+            with trio.fail_after(10):
+                while not events.of("operator_left"):
+                    await trio.sleep(0.005)
+            assert [seat.name for seat in server.seats()] == ["stays"]
+            assert "0.2 s of the login" in str(events.of("operator_left")[0]["reason"])
+            await log_in(server, roles=["never came"])
+
+
+async def test_a_session_left_by_its_operator_ends_by_itself() -> None:
+    """After ``idle_within`` from the end of its last socket."""
+    events = Events()
+    async with serving(events, idle_within=0.05) as server:
+        async with socket_of(server, await log_in(server, roles=["gone"])):
+            await server.wait_seat("gone")
+        with trio.fail_after(10):
+            while not events.of("operator_left"):
+                await trio.sleep(0.005)
+        assert server.seats() == ()
+        assert "nobody was connected for 0.05 s" in str(events.of("operator_left")[0]["reason"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -325,9 +326,10 @@ async def _original_rest(ws_port: int, *, task_status) -> None:
     """Answers the login itself; passes anything else on to the WebSocket server, byte for byte."""
 
     async def pump(source, sink) -> None:
-        async for data in source:
-            await sink.send_all(data)
-        await sink.send_eof()
+        with suppress(trio.BrokenResourceError):  # Either end may have gone before the other.
+            async for data in source:
+                await sink.send_all(data)
+            await sink.send_eof()
 
     async def one(stream) -> None:
         first = bytes(await stream.receive_some())
@@ -400,3 +402,83 @@ async def test_a_reply_that_is_too_large_is_the_users_error() -> None:
         assert request.answer("small")
         await result.done.wait()
         assert result.value == "small"
+
+
+async def test_a_flush_does_not_outlast_the_session() -> None:
+    """What was not sent never will be: `flush` says so, and later replies are not taken."""
+    async with together() as (server, seat, client), trio.open_nursery() as nursery:
+        results = [Result(), Result()]
+        for number, result in enumerate(results):
+            nursery.start_soon(result.run, partial(seat.ask, number, task_id="t"))
+        first, second = await client.receive(), await client.receive()
+        await server.disconnect("main")
+        while client.connected:
+            await trio.lowlevel.checkpoint()
+        server.remove("main", "enough")
+        assert first.answer("never sent")
+        with trio.fail_after(10), pytest.raises(PeerGoneError):
+            await client.flush()
+        assert not second.answer("too late")
+
+
+@attrs.frozen
+class Recorded(Reconnect):
+    """Waits no time, and keeps what it was asked for."""
+
+    tries: list[int] = attrs.field(factory=list)
+
+    def delay(self, tries, rng) -> float:
+        self.tries.append(tries)
+        return 0.0
+
+
+@pytest.mark.parametrize(("said", "tries"), [(None, [0, 1, 2, 3]), ("junk", [0, 0, 0, 0])])
+async def test_a_connection_that_dies_at_once_counts_as_failed(said, tries) -> None:
+    """Unless something was said on it."""
+
+    async def on_socket(websocket) -> None:
+        if said is not None:
+            await websocket.send(said)
+
+    recorded = Recorded()
+    async with trio.open_nursery() as nursery:
+        sockets = await nursery.start(partial(ws_serve, on_socket, 0, host="127.0.0.1", compression=None))
+        url = await nursery.start(_original_rest, sockets.listeners[0].socket.getsockname()[1])
+        async with connect_operator(url, reconnect=recorded):
+            with trio.fail_after(10):
+                while len(recorded.tries) < 4:
+                    await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    assert recorded.tries[:4] == tries
+
+
+@pytest.mark.parametrize("answer", [b'{"sid":"op-1","token":"0f1e2d3c4b"}', b"nonsense"])
+async def test_a_login_cancelled_while_it_is_answered_leaves_no_session(answer) -> None:
+    """Its answer is waited for, so that what it minted can be deleted."""
+    asked, cancelled = trio.Event(), trio.Event()
+    heads: list[bytes] = []
+
+    async def one(stream) -> None:
+        heads.append(bytes(await stream.receive_some()).split(b" HTTP")[0])
+        asked.set()
+        await cancelled.wait()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, one, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+
+        async def cancel(scope) -> None:
+            await asked.wait()
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            cancelled.set()
+
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel, scope)
+            async with connect_operator(url):
+                raise AssertionError("it was let in")
+        assert scope.cancelled_caught
+        deleted = [b"DELETE /v1/operators/op-1"] if answer.startswith(b"{") else []
+        assert heads == [b"POST /v1/operators", *deleted]
+        nursery.cancel_scope.cancel()

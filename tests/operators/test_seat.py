@@ -436,3 +436,26 @@ async def test_a_silent_peer_is_detached_and_one_that_answers_pings_stays() -> N
 
             assert server.seat("alive").connected
             assert events.of("operator_away") == [{"sid": mute.sid, "name": "mute"}]
+
+
+async def test_a_crowd_of_cancelled_requests_pushes_out_no_notice() -> None:
+    """The operator is told of every withdrawal and of everything else, when it is back."""
+    events = Events()
+    async with serving(events) as server:
+        login = await log_in(server)
+        seat = server.seat(login.sid)
+        async with trio.open_nursery() as nursery:
+            async with socket_of(server, login) as peer:
+                for number in range(300):
+                    nursery.start_soon(ask(seat, number))
+                asked = {(await peer.next())["req_id"] for _ in range(300)}
+                await server.disconnect(login.sid)
+            for number in range(200):
+                seat.hook_after(task_id="ST-1", agent="a", attempt=1, result=number)
+            nursery.cancel_scope.cancel()
+        async with socket_of(server, login) as peer:
+            frames = [await peer.next() for _ in range(500)]
+
+    assert [frame["result"] for frame in frames if frame["type"] == "hook_after"] == list(range(200))
+    assert {frame["req_id"] for frame in frames if frame["type"] == "withdraw"} == asked
+    assert events.of("notice_dropped") == []

@@ -9,8 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import trio
+
+_rename = os.rename
+
+
+def _die_renaming(source, *args, **kwargs):
+    """The pod renames its own state files as well, meanwhile."""
+    if os.path.basename(source).startswith(".p-"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    _rename(source, *args, **kwargs)
 
 
 async def echo(turn):
@@ -32,6 +42,13 @@ async def tool(turn):
     return "second"
 
 
+def _die_beneath(old, new, *, rename=os.rename, **at):
+    """The state files, which have no ``src_dir_fd``, are renamed all the same."""
+    if at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(old, new)
+
+
 async def do(turn):
     """``verb [argument]``, whatever a test needs."""
     verb, _, argument = (turn.input or "").partition(" ")
@@ -50,6 +67,12 @@ async def do(turn):
                 Path(argument).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return "survived"
+        case "die-writing":
+            # Between the temporary file and its renaming.
+            with mock.patch("os.rename", side_effect=_die_beneath):
+                await turn.files.write_bytes(argument, b"x")
+        case "write":
+            await turn.files.write_bytes(argument, b"x")
         case "many":
             for n in range(int(argument)):
                 await turn.text(f"{n} ")

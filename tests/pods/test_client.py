@@ -11,7 +11,14 @@ import trio
 import trio.testing
 from trio.testing import memory_stream_pair
 
-from trio_swarm.errors import BusyError, PeerError, ProtocolError, RemoteError, SlowPeerError
+from trio_swarm.errors import (
+    BusyError,
+    PeerError,
+    ProtocolError,
+    RemoteError,
+    RestartIntensityExceeded,
+    SlowPeerError,
+)
 from trio_swarm.pods import client as client_module
 from trio_swarm.pods.client import open_pod_client
 from trio_swarm.pods.pod import Pod
@@ -238,3 +245,71 @@ async def test_a_lost_connection_ends_what_waits(autojump_clock):
         await trio.testing.wait_all_tasks_blocked()
         assert [str(error) for error in errors] == ["gone", "gone"]
         assert errors[0] is not errors[1]
+
+
+async def test_a_question_that_never_left_gets_no_answer(autojump_clock):
+    """Cancelled before it was sent: the next answer is the next caller's."""
+    async with scripted() as script:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await script.client.history()
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+
+            async def answer():
+                await script.heard()
+                await script.say(told("right"))
+
+            nursery.start_soon(answer)
+            history = await script.client.history()
+        assert history.items[0].content[0].text == "right"
+
+
+async def test_a_turn_that_is_too_large_is_cancelled(autojump_clock, monkeypatch):
+    """Else the engine would go on and the pod be busy for whoever comes next."""
+    monkeypatch.setattr("trio_swarm.pods.turn.MAX_TURN_TEXT", 10)
+    async with scripted(tells_runs_apart=False) as script:
+        async with running(script) as outcome:
+            await script.say(START, text("x" * 11))
+            assert (await script.heard())["method"] == "cancel"
+            assert outcome == []
+            await script.say(("error", {"code": "internal", "message": "the run was cancelled"}))
+        assert isinstance(outcome[0], ProtocolError)
+        assert not script.process.killed
+
+        async with running(script) as outcome:
+            await script.say(START, text("small"), END)
+        assert outcome[0].text == "small"
+
+
+async def test_a_turn_that_is_too_large_and_does_not_end_costs_the_process(autojump_clock, monkeypatch):
+    """The limit is what the caller hears of."""
+    monkeypatch.setattr("trio_swarm.pods.turn.MAX_TURN_TEXT", 10)
+    async with scripted(tells_runs_apart=False) as script:
+        async with running(script) as outcome:
+            await script.say(START, text("x" * 11))
+        assert isinstance(outcome[0], ProtocolError)
+        assert script.process.killed
+
+
+async def test_who_waits_for_a_pod_that_is_given_up_hears_why():
+    """Also who comes later; leaving it afterwards changes nothing."""
+
+    def why():
+        return RestartIntensityExceeded("pod p", max_restarts=0, within=1.0)
+
+    pod, errors = Pod("p", (), 1), []
+
+    async def wait():
+        with pytest.raises(RestartIntensityExceeded) as caught:
+            await pod.run("x")
+        errors.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        pod.close(why)
+        pod.close()
+    await wait()
+    assert errors[0] is not errors[1]
+    assert pod.state == "closed"

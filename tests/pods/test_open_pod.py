@@ -378,6 +378,8 @@ async def test_an_idempotent_run_that_kills_is_an_outcome_and_no_loop(rig):
         with pytest.raises(ChildCrashed) as caught:
             await pod.run("die", idempotent=True)
         assert caught.value.attempt == 2
+        assert str(caught.value).endswith("killed by SIGKILL at attempt 2")
+        assert caught.value.pid
         assert await pod.run("x")
 
 
@@ -392,6 +394,20 @@ async def test_too_many_crashes_end_the_block(rig):
                 crashes.append(crash.value)
     assert len(caught.value.attempts) == 2
     assert rig.left() == []
+    with pytest.raises(RestartIntensityExceeded) as later:
+        await pod.run("too late")
+    assert later.value.attempts == caught.value.attempts
+
+
+async def test_what_a_kill_in_mid_write_left_is_removed_by_the_next_life(rig):
+    """When it writes to that directory again."""
+    async with rig.open("do") as pod:
+        with pytest.raises(ChildCrashed):
+            await pod.run("die-writing f")
+        (left,) = os.listdir(rig.out)
+        assert left.startswith(".p-")
+        await pod.run("write f")
+        assert os.listdir(rig.out) == ["f"]
 
 
 # -- starting ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import traceback
 import pytest
 import trio
 
+from trio_swarm._io.host import Host
 from trio_swarm.errors import ChildCrashed, FrameError, RemoteError, RestartIntensityExceeded
 from trio_swarm.pools import WorkerInfo, open_pool
 
@@ -363,6 +364,47 @@ async def test_poison_jobs_do_not_end_the_pool(host):
             with pytest.raises(ChildCrashed, match="exited 7"):
                 await pool.run("poison")
         assert await pool.run(4) == 8
+
+
+async def test_a_context_that_kills_its_workers_is_given_up(host, tmp_path, monkeypatch):
+    """Dying while the job is still being sent (too large for the memory, say) is an attempt as well."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, socket\n"
+        "class Choking(socket.socket):\n"
+        "    def recv(self, size):\n"
+        "        data = super().recv(size)\n"
+        "        if len(data) > 4096:\n"
+        "            os._exit(8)\n"
+        "        return data\n"
+        "    def accept(self):\n"
+        "        fd, address = self._accept()\n"
+        "        return Choking(self.family, self.type, self.proto, fileno=fd), address\n"
+        "socket.socket = Choking\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with trio.fail_after(20):
+        async with open_pool(host, JOBS + "echo", size=1, max_attempts=2) as pool:
+            with pytest.raises(ChildCrashed, match="exited 8 at attempt 2"):
+                await pool.run("x" * 2**23)
+            assert await pool.run("x") == "x"
+            assert pool.statistics().restarts == 2
+
+
+async def test_workers_that_die_before_their_first_job_end_the_pool(host):
+    """A job that waits is not charged, so the pool is: it would go on for ever."""
+
+    def kill(kind, data):
+        if kind == "worker_started":
+            os.kill(data["pid"], signal.SIGKILL)
+            while alive(data["pid"]):
+                # Not awaiting: the job must get this worker.
+                time.sleep(0.001)
+
+    deadly = Host(host.warden, host.runtime_dir, kill)
+    with trio.fail_after(20), pytest.raises(RestartIntensityExceeded) as caught:
+        async with open_pool(deadly, JOBS + "echo", size=1, max_attempts=1, max_restarts=1) as pool:
+            await pool.run(1)
+    assert [crash.how for crash in caught.value.attempts] == ["killed by SIGKILL"] * 2
 
 
 async def test_workers_that_do_not_come_up_end_the_pool(host, tmp_path, monkeypatch):

@@ -118,6 +118,27 @@ def test_notices_are_bounded_and_the_oldest_goes() -> None:
     assert seat.statistics().notices_dropped == 1
 
 
+def test_withdrawals_push_out_no_notice_and_no_other_withdrawal() -> None:
+    """They have a queue of their own, whose overflow is told."""
+    seat = SeatMachine(max_notices=2, max_withdrawals=3)
+    seat.attach(1)
+    for name in "abcd":
+        seat.request(Frame(name))
+    seat.take(1, 0)
+    seat.detach(1)
+    seat.notify(Frame("n1"))
+    seat.notify(Frame("n2"))
+    dropped = [seat.withdraw(name, Frame(f"w-{name}")) for name in "abcd"]
+
+    assert [each.dropped for each in dropped if each is not None] == [None, None, None, Frame("w-a")]
+    assert seat.statistics().notices == 5
+    seat.attach(2)
+    dues = seat.take(2, 0)
+    assert ids(dues) == ["n1", "n2", "w-b", "w-c", "w-d"]
+    seat.written(dues)
+    assert seat.statistics().notices == 0
+
+
 def test_requests_and_notices_keep_their_common_order() -> None:
     """Across a reconnect too."""
     seat = SeatMachine()
@@ -172,6 +193,7 @@ class Walk(RuleBasedStateMachine):
         self.current: int | None = None
         self.waiting: list[str] = []
         self.notices: list[str] = []
+        self.words: list[str] = []
         self.offered: dict[str, set[int]] = {}
         self.on_socket: list[str] = []
         self.over: set[str] = set()
@@ -195,7 +217,7 @@ class Walk(RuleBasedStateMachine):
     def _told(self, name, dropped) -> None:
         if len(self.notices) == 3:
             gone = self.notices.pop(0)
-            assert dropped == Frame(gone) or dropped is None
+            assert dropped == Frame(gone)
         self.notices.append(name)
 
     @precondition(lambda self: self.waiting)
@@ -213,7 +235,7 @@ class Walk(RuleBasedStateMachine):
         word = self.fresh()
         assert self.seat.withdraw(name, Frame(word))
         if self.offered.get(name):
-            self._told(word, None)
+            self.words.append(word)
         self.waiting.remove(name)
         self.over.add(name)
 
@@ -243,7 +265,7 @@ class Walk(RuleBasedStateMachine):
             assert dues == []
             return
         taken = ids(dues)
-        missing = [name for name in [*self.waiting, *self.notices] if name not in self.on_socket]
+        missing = [name for name in [*self.waiting, *self.notices, *self.words] if name not in self.on_socket]
         assert taken == sorted(missing, key=int)
         assert not self.over & set(taken)
         assert all(self.seat.wanted(due) for due in dues)
@@ -253,6 +275,7 @@ class Walk(RuleBasedStateMachine):
         if written:
             self.seat.written(dues)
             self.notices = [name for name in self.notices if name not in taken]
+            self.words = [name for name in self.words if name not in taken]
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -263,7 +286,7 @@ class Walk(RuleBasedStateMachine):
         counts = self.seat.statistics()
         assert counts.outstanding == len(self.waiting)
         assert counts.requests == counts.settled + counts.withdrawn + counts.outstanding
-        assert counts.notices == len(self.notices)
+        assert counts.notices == len(self.notices) + len(self.words)
         assert counts.redelivered == self.redelivered
 
 

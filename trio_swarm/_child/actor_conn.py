@@ -16,7 +16,7 @@ from trio_swarm._child.actor_run import ActorRun
 from trio_swarm._io.calls import ReplyTable
 from trio_swarm._io.deadline import scope_for
 from trio_swarm._io.groups import collapse
-from trio_swarm._io.transport import Transport
+from trio_swarm._io.transport import Transport, too_large
 from trio_swarm._state import child_conn as machine
 from trio_swarm.errors import FrameError, PeerError
 from trio_swarm.frames.child import ApprovalRequest, Event, Terminal
@@ -184,8 +184,8 @@ class Connection:
         """See `ActorRun.emit`."""
         await trio.lowlevel.checkpoint()
         text = frames.encode(Event(event=dict(event)))
-        if len(text) > MAX_FRAME:
-            raise ValueError(f"an event of {len(text)} characters does not fit into a frame")
+        if too_large(text, MAX_FRAME):
+            raise FrameError(f"an event of {len(text)} characters does not fit into a frame")
         while not self._machine.event_room() and self._machine.speaks(run):
             await self._room.event.wait()
         if not self._machine.event(run, text):

@@ -16,6 +16,7 @@ import trio
 
 from trio_swarm._io import beneath
 from trio_swarm._io.paths import resolve
+from trio_swarm._io.scope_lock import pid_is_dead
 from trio_swarm._state.scope import Grant
 from trio_swarm.errors import GrantError
 
@@ -28,13 +29,17 @@ _CHANGED: Final = (errno.ELOOP, errno.EXDEV)
 
 
 class ScopedFiles:
-    """Reading and writing within one pod's scope (pods contract, B4.4)."""
+    """Reading and writing within one pod's scope (pods contract, B4.4).
 
-    def __init__(self, grant: Grant, cwd: str) -> None:
+    ``owner`` names its temporary files, so that what a killed process left is removed by its next life.
+    """
+
+    def __init__(self, grant: Grant, cwd: str, *, owner: str = "pod") -> None:
         self.grant = grant
         """What is allowed now; replaced as a whole when a part of it is delegated."""
         self.cwd = cwd
         """Where relative paths start."""
+        self._temporaries = beneath.Temporaries(owner, pid_is_dead)
 
     async def read_bytes(self, path: str | os.PathLike[str], *, limit: int = beneath.MAX_READ) -> bytes:
         """The content of a regular file.
@@ -100,7 +105,7 @@ class ScopedFiles:
             finally:
                 os.close(root)
             try:
-                beneath.replace_file(parent, below, data, mode=mode, sync=sync)
+                beneath.replace_file(parent, below, data, mode=mode, sync=sync, temporaries=self._temporaries)
             finally:
                 os.close(parent)
 

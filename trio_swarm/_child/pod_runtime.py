@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ class PodRuntime:
         self._save_every = save_every
         self._controller = PodController()
         self._history = PodHistory()
-        self._files = ScopedFiles(spec.grant(), spec.cwd)
+        self._files = ScopedFiles(spec.grant(), spec.cwd, owner=spec.pod_name)
         self.tools: Mapping[str, Tool] = file_tools(self._files)
         self._clients = PodClients(Notifier(), self._receive, self._told_history)
         self._session = _uuid7()
@@ -178,10 +179,21 @@ class PodRuntime:
                 self._apply(self._controller.shutdown())
 
     async def _keep_files(self) -> None:
+        told = False
         while True:
             await self._to_save.wait()
             self._to_save = trio.Event()
-            await trio.to_thread.run_sync(self.save)
+            try:
+                await trio.to_thread.run_sync(self.save)
+            except OSError as error:
+                # A full disk, say: no reason to lose the turn. The next change is written as a whole again.
+                if not told:
+                    print(
+                        f"pod: {self._spec.pod_name} cannot write its state: {error}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                told = True
             await trio.sleep(self._save_every)
 
 

@@ -97,7 +97,8 @@ class PodClients:
         Raises `FrameError` for an event that cannot be encoded, whoever listens.
         """
         text = encode(event)
-        if len(text) > self._max_line:
+        # The peer counts bytes; most events are ASCII and need no second encoding to be counted.
+        if len(text) > self._max_line or (not text.isascii() and len(text.encode()) > self._max_line):
             raise ValueError(f"an event of {len(text)} characters is more than clients take")
         if isinstance(event, Notification):
             self._notifier.add(event)

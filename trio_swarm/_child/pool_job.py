@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import attrs
 
@@ -70,25 +70,20 @@ class JobRunner:
 
     def _run(self, run: pool.Run) -> bytes:
         machine, self._running = self.server.machine, True
-        try:
+        with _Failure(self, run.code) as failure:
             try:
                 value = self._call(run)
             finally:
                 self.alarm.disarm()
                 self._running = False
-        except DeadlineExceeded as late:
-            return self._failed(late, "DeadlineExceeded", run.code)
-        except BaseException as error:
-            if self.server.stopping:
-                # Ours, on its way through the job: the process ends.
-                raise
-            return self._failed(error, "", run.code)
+        if failure.answer is not None:
+            return failure.answer
         reply = machine.finish({"Completed": {"result": value}}, now_ms())
         try:
             return self.server.line_of(reply.response)
         except (TypeError, ValueError, RecursionError) as error:
             unfit = TypeError(f"the job's result is not JSON: {misfit(value) or error}")
-            return self._failed(unfit, "", run.code)
+            return self.failed(unfit, "", run.code)
 
     def _call(self, run: pool.Run) -> Any:
         self._extend_path(run.lib_paths)
@@ -101,7 +96,7 @@ class JobRunner:
             self.server.stop()
         return value
 
-    def _failed(self, error: BaseException, type_name: str, code: str) -> bytes:
+    def failed(self, error: BaseException, type_name: str, code: str) -> bytes:
         # For the traceback: its lines come from the source that was sent.
         linecache.cache[_FILE] = (len(code), None, code.splitlines(keepends=True), _FILE)
         exception = describe(error, code_file=_FILE)
@@ -145,6 +140,30 @@ class JobRunner:
         assert isinstance(effect, Resume), "a paused worker begins nothing"
         self.alarm.arm(effect.deadline_ms)
         return effect.texts
+
+
+@attrs.define(eq=False)
+class _Failure:
+    """Turns whatever leaves the block into the job's answer.
+
+    Whatever: a job's KeyboardInterrupt, SystemExit or own BaseException is its error and not
+    its worker's end. The error itself is not kept, nor what its traceback holds.
+    """
+
+    runner: JobRunner
+    code: str
+    answer: bytes | None = attrs.field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, DeadlineExceeded):
+            self.answer = self.runner.failed(error, "DeadlineExceeded", self.code)
+        elif error is not None and not self.runner.server.stopping:
+            # While stopping it is ours, on its way through the job: the process ends.
+            self.answer = self.runner.failed(error, "", self.code)
+        return self.answer is not None
 
 
 def _asked(prompt: str, system: str | None = None, max_tokens: int = 1024) -> Asked:

@@ -17,6 +17,7 @@ import ctypes
 import errno
 import functools
 import os
+import re
 import secrets
 import stat
 import sys
@@ -26,6 +27,7 @@ from typing import Final
 
 __all__ = [
     "MAX_READ",
+    "Temporaries",
     "make_directories",
     "open_beneath",
     "open_directory",
@@ -43,6 +45,8 @@ _RESOLVE: Final = 0x02 | 0x04 | 0x08  # NO_MAGICLINKS | NO_SYMLINKS | BENEATH
 _DIRECTORY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _TRIES: Final = 32
 """A rename elsewhere makes ``openat2`` answer EAGAIN; a directory made meanwhile, EEXIST."""
+_SWEPT: Final = 4096
+"""Directories that one `Temporaries` remembers."""
 
 Opener = Callable[[int, str, int, int], int]
 
@@ -215,6 +219,50 @@ def read_file(directory: int, path: str, *, limit: int = MAX_READ) -> bytes:
         return data
 
 
+class Temporaries:
+    """How the temporary files of one owner are named, so that its next life knows and removes them.
+
+    ``.<owner>-<pid>-<16 hex digits>.tmp``; those of dead processes are removed from a directory when it is
+    first written to. Any thread may use it.
+    """
+
+    def __init__(self, owner: str, is_dead: Callable[[int], bool]) -> None:
+        """``owner`` is a part of a file's name; ``is_dead`` tells whether no process has that pid."""
+        self._owner = owner
+        self._is_dead = is_dead
+        self._pattern = re.compile(rf"\.{re.escape(owner)}-([0-9]{{1,10}})-[0-9a-f]{{16}}\.tmp", re.ASCII)
+        self._swept: set[tuple[int, int]] = set()
+
+    def name(self) -> str:
+        """One that nothing has."""
+        return f".{self._owner}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+
+    def sweep(self, directory: int) -> None:
+        """Remove what dead processes left there, once for each directory; links are left alone.
+
+        What cannot be listed or removed stays: that is no reason not to write.
+        """
+        found = os.fstat(directory)
+        where = (found.st_dev, found.st_ino)
+        if where in self._swept:
+            return
+        if len(self._swept) >= _SWEPT:
+            self._swept.clear()
+        self._swept.add(where)
+        with contextlib.suppress(OSError), _closing(_readable(directory)) as fd, os.scandir(fd) as entries:
+            left = [each.name for each in entries if self._is_left(each)]
+            for name in left:
+                os.unlink(name, dir_fd=fd)
+
+    def _is_left(self, entry: os.DirEntry[str]) -> bool:
+        match = self._pattern.fullmatch(entry.name)
+        return match is not None and self._is_dead(int(match[1])) and entry.is_file(follow_symlinks=False)
+
+
+def _readable(directory: int) -> int:
+    return open_beneath(directory, ".", os.O_RDONLY | os.O_DIRECTORY)
+
+
 def replace_file(
     directory: int,
     path: str,
@@ -223,6 +271,7 @@ def replace_file(
     mode: int | None = None,
     parents: bool = True,
     sync: bool = False,
+    temporaries: Temporaries | None = None,
 ) -> None:
     """Put ``data`` at ``path`` beneath ``directory``, all or nothing.
 
@@ -236,6 +285,7 @@ def replace_file(
         mode: permission bits; None keeps those of the file that is replaced, or takes the umask's.
         parents: make missing directories on the way.
         sync: be sure that the content is on disk before the name points to it.
+        temporaries: names the temporary file, and removes those of earlier lives; None: by chance alone.
 
     Raises:
         ValueError: the path names no file.
@@ -249,6 +299,9 @@ def replace_file(
     with _closing(opened) as parent:
         kept = _mode_of(parent, name)
         temporary = f".{secrets.token_hex(8)}.tmp"
+        if temporaries is not None:
+            temporaries.sweep(parent)
+            temporary = temporaries.name()
         _write_new(parent, temporary, data, mode if mode is not None else kept, sync)
         try:
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)

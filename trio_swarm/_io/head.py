@@ -36,7 +36,7 @@ class HeadError(Exception):
 
 @attrs.frozen
 class Head:
-    """One request line and its headers. ASCII only, checked."""
+    """One request line and its headers. ASCII only, checked (but see `parse_head`)."""
 
     method: str
     """Upper case, as sent."""
@@ -91,25 +91,34 @@ def split_head(raw: bytes | bytearray) -> tuple[bytes, bytes] | None:
     return bytes(raw[:end]), bytes(raw[end:])
 
 
-def _check_bytes(head: bytes, max_head: int) -> None:
+def _check_bytes(head: bytes, max_head: int, opaque_authorization: bool) -> None:
     """What h11 would let pass and what stands behind it would stumble over."""
     if len(head) > max_head:
         raise HeadError(431, "the request's head is too large")
-    if not head.isascii() or b"\0" in head:
+    checked = _without_authorization(head) if opaque_authorization else head
+    if not checked.isascii() or b"\0" in head:
         raise HeadError(400, "the request's head is not ASCII")
     if b"\n" in head.replace(b"\r\n", b""):
         raise HeadError(400, "a line of the request's head ends without CR")
 
 
-def parse_head(raw: bytes, *, max_head: int = MAX_HEAD) -> tuple[Head, h11.Connection]:
+def _without_authorization(head: bytes) -> bytes:
+    lines = head.split(b"\r\n")
+    return b"\n".join(line for line in lines if not line.lower().startswith(b"authorization:"))
+
+
+def parse_head(
+    raw: bytes, *, max_head: int = MAX_HEAD, opaque_authorization: bool = False
+) -> tuple[Head, h11.Connection]:
     """``raw``, which holds a whole head, as a `Head`; and the h11 connection that read it.
 
-    Raises `HeadError`.
+    With ``opaque_authorization``, that one header's value may be any text, decoded as
+    Latin-1: whoever judges credentials answers for it. Raises `HeadError`.
     """
     parts = split_head(raw)
     if parts is None:
         raise HeadError(400, "the request's head is not complete")
-    _check_bytes(parts[0], max_head)
+    _check_bytes(parts[0], max_head, opaque_authorization)
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
     try:
         connection.receive_data(raw)
@@ -121,7 +130,7 @@ def parse_head(raw: bytes, *, max_head: int = MAX_HEAD) -> tuple[Head, h11.Conne
     head = Head(
         method=event.method.decode("ascii"),
         target=event.target.decode("ascii"),
-        headers=tuple((name.decode("ascii"), value.decode("ascii")) for name, value in event.headers),
+        headers=tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers),
         raw=raw,
         http_version=event.http_version.decode("ascii"),
     )
@@ -129,12 +138,17 @@ def parse_head(raw: bytes, *, max_head: int = MAX_HEAD) -> tuple[Head, h11.Conne
 
 
 async def read_head(
-    stream: trio.abc.ReceiveStream, *, deadline: float = HANDSHAKE_DEADLINE, max_head: int = MAX_HEAD
+    stream: trio.abc.ReceiveStream,
+    *,
+    deadline: float = HANDSHAKE_DEADLINE,
+    max_head: int = MAX_HEAD,
+    opaque_authorization: bool = False,
 ) -> tuple[Head, h11.Connection] | None:
     """Read one request head within ``deadline`` seconds and ``max_head`` bytes.
 
     Returns the head and the h11 connection that has consumed it (bytes of a body that
-    came along are in it already), or None where the peer left without a byte. Raises
+    came along are in it already), or None where the peer left without a byte. For
+    ``opaque_authorization`` see `parse_head`. Raises
     `HeadError` with the status to answer, and ``trio.BrokenResourceError`` when the
     connection was cut. When cancelled, bytes may have been read: close the stream.
     """
@@ -151,4 +165,4 @@ async def read_head(
             raw += data
     if scope.cancelled_caught:
         raise HeadError(408, f"no request within {deadline:g} s")
-    return parse_head(bytes(raw), max_head=max_head)
+    return parse_head(bytes(raw), max_head=max_head, opaque_authorization=opaque_authorization)

@@ -28,7 +28,7 @@ from trio_swarm._io.http_upgrade import require_upgrade
 from trio_swarm._io.transport import Transport
 from trio_swarm._io.ws import accept_ws
 from trio_swarm._state.policy import EdgePolicy
-from trio_swarm.errors import SlowPeerError
+from trio_swarm.errors import HandshakeError, PeerError, SlowPeerError
 from trio_swarm.limits import (
     CLOSE_DEADLINE,
     HANDSHAKE_DEADLINE,
@@ -124,6 +124,7 @@ class _Connection:
                     self.stream,
                     deadline=self.front.limits.head_deadline,
                     max_head=self.front.limits.max_head,
+                    opaque_authorization=True,
                 )
             except HeadError as error:
                 answer = Response.text(error.status, error.text)
@@ -160,11 +161,14 @@ class _Exchange:
     answered: bool = False
     trailing: bytes = b""
     """What the client has sent beyond this request."""
+    accepting: bool = False
+    """The WebSocket has the stream: nothing of HTTP is written to it any more."""
 
     async def run(self) -> bool:
         """Answer it. True if the connection can carry another request.
 
-        What an endpoint raises, after it was answered 500.
+        What an endpoint raises, after it was answered 500; but once it has begun to accept
+        a WebSocket, a `PeerError` is how that ended.
         """
         bug: Exception | None = None
         try:
@@ -174,7 +178,15 @@ class _Exchange:
         except _CLIENT_GONE:
             raise
         except Exception as error:
+            if self.accepting and isinstance(error, PeerError):
+                # A refused handshake was answered: let the client read it.
+                self.answered = isinstance(error, HandshakeError)
+                return False
             bug, response = error, None
+        if self.accepting:
+            if bug is not None:
+                raise bug
+            return False
         if bug is not None:
             with suppress(*_CLIENT_GONE):
                 await self._answer(Response.text(500, "internal error"), close=True)
@@ -262,6 +274,7 @@ class _Exchange:
         await _send_within(self.stream, data or b"", self.front.limits.send_deadline)
 
     def _accept(self, **options: Any) -> AbstractAsyncContextManager[Transport]:
+        self.accepting = True
         return accept_ws(self.stream, self.head.raw, **options)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import h11
 import trio
 import trio.abc
 
+from trio_swarm._io.groups import collapse
 from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
 from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, RECEIVE_BUFFER
 
@@ -82,8 +84,14 @@ async def request(
     ssl_context: ssl.SSLContext | None = None,
     deadline: float = HANDSHAKE_DEADLINE,
     max_body: int = MAX_BODY,
+    on_reply: Callable[[Reply], None] | None = None,
+    grace: float = 0.0,
 ) -> Reply:
     """Connect, send one request, read its answer, disconnect; within ``deadline`` seconds.
+
+    ``on_reply`` is called with the answer as soon as it is there. With ``grace``, a request
+    that was sent is not given up at once when this is cancelled or late: for so many
+    seconds more its answer is waited for, and told to ``on_reply`` alone.
 
     Raises:
         HandshakeError: nobody could be connected to.
@@ -91,7 +99,7 @@ async def request(
         ProtocolError: the answer is no HTTP, or larger than ``max_body``.
         SlowPeerError: it took longer than ``deadline``.
 
-    When cancelled, the request may or may not have been carried out.
+    When cancelled, the request may or may not have been carried out, but for ``grace``.
     """
     body = b"" if json_body is None else json.dumps(json_body, allow_nan=False).encode("ascii")
     sent = [("Host", address.authority), ("Connection", "close"), *headers]
@@ -102,11 +110,9 @@ async def request(
     with trio.move_on_after(deadline):
         stream = await _connect(address, ssl_context)
         try:
-            return await _exchange(stream, method, address.path + path, sent, body, max_body)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerGoneError("the server hung up before it answered") from error
-        except h11.RemoteProtocolError as error:
-            raise ProtocolError("the server's answer is not HTTP") from error
+            with _peer_errors():
+                conn = await _send(stream, method, address.path + path, sent, body)
+            return await _answer(stream, conn, max_body, on_reply, grace)
         finally:
             await trio.aclose_forcefully(stream)
     raise SlowPeerError(f"no answer from {address.authority} within {deadline:g} s")
@@ -123,19 +129,60 @@ async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio
         raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
 
 
-async def _exchange(
+@contextmanager
+def _peer_errors() -> Iterator[None]:
+    try:
+        yield
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise PeerGoneError("the server hung up before it answered") from error
+    except h11.RemoteProtocolError as error:
+        raise ProtocolError("the server's answer is not HTTP") from error
+
+
+async def _answer(
+    stream: trio.abc.Stream,
+    conn: h11.Connection,
+    max_body: int,
+    on_reply: Callable[[Reply], None] | None,
+    grace: float,
+) -> Reply:
+    """The answer. A cancellation from outside ends this ``grace`` seconds later."""
+    received: list[Reply] = []
+    shield = trio.CancelScope(shield=grace > 0)
+    with collapse():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_when_cancelled, shield, grace)
+            with shield, _peer_errors():
+                received.append(await _receive(stream, conn, max_body))
+                if on_reply is not None:
+                    on_reply(received[0])
+            nursery.cancel_scope.cancel()
+    return received[0]
+
+
+async def _end_when_cancelled(scope: trio.CancelScope, grace: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        scope.deadline = trio.current_time() + grace
+
+
+async def _send(
     stream: trio.abc.Stream,
     method: str,
     target: str,
     headers: Sequence[tuple[str, str]],
     body: bytes,
-    max_body: int,
-) -> Reply:
+) -> h11.Connection:
     conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     head = conn.send(h11.Request(method=method, target=target, headers=list(headers)))
     data = conn.send(h11.Data(data=body)) if body else b""
     end = conn.send(h11.EndOfMessage())
     await stream.send_all(b"".join(piece for piece in (head, data, end) if piece))
+    return conn
+
+
+async def _receive(stream: trio.abc.Stream, conn: h11.Connection, max_body: int) -> Reply:
     content = bytearray()
     response: h11.Response | None = None
     while True:

@@ -16,8 +16,8 @@ _VERSION: Final = ((b"sec-websocket-version", b"13"),)
 def require_upgrade(head: Head) -> None:
     """Return if ``head`` is a valid opening handshake (RFC 6455, 4.2.1), else raise `HttpError`.
 
-    400 for a missing or broken header, 426 where the connection cannot be upgraded at all
-    (HTTP/1.0), or not to the version that was asked for (RFC 6455, 4.4).
+    400 for a missing or broken header or another version than 13, 426 where the connection
+    cannot be upgraded at all: HTTP/1.0 (contract 1.1).
     """
     if head.http_version == "1.0":
         raise HttpError(426, "a WebSocket needs HTTP/1.1", headers=((b"upgrade", b"websocket"),))
@@ -26,14 +26,12 @@ def require_upgrade(head: Head) -> None:
     if "websocket" not in _tokens(head, "upgrade"):
         raise HttpError(400, "`Upgrade` header did not include `websocket`")
     versions = head.all("sec-websocket-version")
-    if not versions:
-        raise HttpError(400, "`Sec-WebSocket-Version` header is missing", headers=_VERSION)
     if [version.strip() for version in versions] != ["13"]:
-        raise HttpError(426, "`Sec-WebSocket-Version` must be `13`", headers=_VERSION)
+        raise HttpError(400, "`Sec-WebSocket-Version` must be `13`", headers=_VERSION)
     try:
         check_upgrade(head)  # The rest of what the WebSocket library would stumble over.
     except HeadError as error:
-        raise HttpError(error.status, error.text) from None
+        raise HttpError(400, error.text) from None
 
 
 def _tokens(head: Head, name: str) -> set[str]:

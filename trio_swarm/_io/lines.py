@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -12,6 +13,9 @@ from trio_swarm.frames.lines import LineDecoder
 from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, RECEIVE_BUFFER
 
 __all__ = ["LineTransport"]
+
+_HEAD: Final = 64 * 2**10
+"""Bytes that the buffer of an idle socket has room for: they go out at once or not at all."""
 
 
 class LineTransport(Transport):
@@ -24,6 +28,8 @@ class LineTransport(Transport):
     def __init__(self, stream: trio.abc.Stream, *, max_line: int = MAX_FRAME, name: str = "") -> None:
         self.name = name
         self.max_message = max_line
+        self.begun = False
+        """Whether any of the last batch has gone out: the peer may have acted on it, or choked on it."""
         self._stream = stream
         self._lines = LineDecoder(max_line=max_line)
         self._poisoned = self._closed = self._ended = False
@@ -38,13 +44,17 @@ class LineTransport(Transport):
         return self._reads
 
     async def send_batch(self, messages: Sequence[str]) -> None:
-        """See `Transport`: always one ``send_all``."""
+        """See `Transport`: one ``send_all``, or two where there is much, so that `begun` can tell."""
+        self.begun = False
         if self._poisoned and not self._closed:
             raise trio.BrokenResourceError("a send was cancelled here")
         data = ("\n".join(messages) + "\n").encode()
         self._writes += 1
         try:
-            await self._stream.send_all(data)
+            await self._stream.send_all(data[:_HEAD])
+            self.begun = True
+            if len(data) > _HEAD:
+                await self._stream.send_all(memoryview(data)[_HEAD:])
         except trio.Cancelled:
             # Some, all or none of it went out (trio.abc.SendStream.send_all): whatever
             # came next would be read as the rest of this line.

@@ -21,8 +21,9 @@ import attrs
 import trio
 from typing_extensions import TypeForm
 
+from trio_swarm._io.closing import closing
 from trio_swarm._io.groups import collapse
-from trio_swarm._io.transport import Transport
+from trio_swarm._io.transport import Transport, too_large
 from trio_swarm.errors import FrameError, PeerError, SlowPeerError
 from trio_swarm.frames import decode, encode
 from trio_swarm.limits import CLOSE_DEADLINE, INCOMING_FRAMES, OUTGOING_FRAMES, SEND_DEADLINE
@@ -290,8 +291,8 @@ class Link(Generic[InT]):
 
     def _encoded(self, frame: object) -> str:
         text = encode(frame)
-        if len(text) > self._transport.max_message:
-            raise FrameError(f"{len(text)} characters are more than the peer takes")
+        if too_large(text, self._transport.max_message):
+            raise FrameError(f"a frame of {len(text)} characters is larger than the peer takes")
         return text
 
     def _decoded(self, data: str | bytes) -> InT | Malformed:
@@ -386,7 +387,5 @@ async def open_link(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link._read_all)
             nursery.start_soon(link._write_all)
-            try:
+            async with closing(link.aclose):
                 yield link
-            finally:
-                await link.aclose()

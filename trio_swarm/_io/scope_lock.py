@@ -2,8 +2,9 @@
 
 Every operation opens the file, takes an exclusive ``flock`` on it, reads, acts, writes and unlocks.
 The file is rewritten *in place*: the lock belongs to the inode, so renaming over it would leave two
-processes each with a lock of their own. A writer that dies in the middle leaves an empty or cut file;
-an empty one is an empty table, any other that does not parse stops everybody until somebody looks.
+processes each with a lock of their own. A write that fails, on a full disk say, leaves the old table. An
+empty file, as a writer of the original leaves that dies in the middle, is an empty table; any other that
+does not parse stops everybody until somebody looks.
 
 The lock is polled (``LOCK_NB``), never waited for without a limit, and all of it happens in one
 worker-thread call that a cancellation does not abandon: no lock is ever held across an ``await``.
@@ -156,7 +157,8 @@ class ScopeLock:
 
     def _transact(self, act: Callable[[Table], T], reclaim: bool) -> T:
         with _told(), self._locked() as fd:
-            table = _load(_read(fd))
+            old = _read(fd)
+            table = _load(old)
             before = list(table)
             if reclaim:
                 _drop_dead(table, self.is_dead)
@@ -164,14 +166,15 @@ class ScopeLock:
                 return act(table)
             finally:
                 if table != before:
-                    _write(fd, _dump(table))
+                    _write(fd, _dump(table), old)
 
     def _reclaim(self) -> tuple[str, ...]:
         with _told(), self._locked() as fd:
-            table = _load(_read(fd))
+            old = _read(fd)
+            table = _load(old)
             if dropped := _drop_dead(table, self.is_dead):
                 with contextlib.suppress(OSError):
-                    _write(fd, _dump(table))
+                    _write(fd, _dump(table), old)
             return dropped
 
     @contextmanager
@@ -215,13 +218,26 @@ def _read(fd: int) -> bytes:
     return os.pread(fd, MAX_TABLE + 1, 0)
 
 
-def _write(fd: int, data: bytes) -> None:
-    os.lseek(fd, 0, os.SEEK_SET)
-    os.ftruncate(fd, 0)
+def _write(fd: int, data: bytes, old: bytes) -> None:
+    """Replace the file's content, ``old`` so far; where that fails, ``old`` is there again."""
+    try:
+        # Blanks take the room that will be needed, and mean nothing if this is as far as we get.
+        _put(fd, b" " * (len(data) - len(old)), len(old))
+        _put(fd, data.ljust(len(old)), 0)
+        os.ftruncate(fd, len(data))
+        getattr(os, "fdatasync", os.fsync)(fd)
+    except OSError:
+        # What was there fits there: this needs no room that the file does not have.
+        os.ftruncate(fd, len(old))
+        _put(fd, old, 0)
+        raise
+
+
+def _put(fd: int, data: bytes, at: int) -> None:
     left = memoryview(data)
     while left:
-        left = left[os.write(fd, left) :]
-    getattr(os, "fdatasync", os.fsync)(fd)
+        written = os.pwrite(fd, left, at)
+        left, at = left[written:], at + written
 
 
 def _load(data: bytes) -> Table:

@@ -13,7 +13,12 @@ import trio
 
 from trio_swarm.limits import MAX_FRAME
 
-__all__ = ["Transport"]
+__all__ = ["Transport", "too_large"]
+
+
+def too_large(text: str, most: int) -> bool:
+    """Whether *text* has more than *most* bytes, which is what a peer counts."""
+    return len(text) > most or (not text.isascii() and len(text.encode()) > most)
 
 
 class Transport(trio.abc.AsyncResource):
@@ -28,7 +33,7 @@ class Transport(trio.abc.AsyncResource):
     """Who is at the other end, for messages and logs; no secrets."""
 
     max_message: int = MAX_FRAME
-    """The largest message that this end takes, and therefore the largest that it sends."""
+    """The largest message in bytes that this end takes, and therefore the largest that it sends."""
 
     @property
     def writes(self) -> int:

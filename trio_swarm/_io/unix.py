@@ -83,7 +83,11 @@ def locked_directory(path: Path) -> Iterator[int]:
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Its last holder removed it since: make a new one. Without a parent mkdir had raised.
+            continue
         try:
             _check_private(fd, path)
             try:

@@ -57,6 +57,13 @@ async def _launch(remove: Sequence[Path]) -> tuple[trio.Process, trio.socket.Soc
     return process, trio.socket.from_stdlib_socket(ours)
 
 
+async def _shut_down(warden: Warden, process: trio.Process, grace: float) -> None:
+    with trio.move_on_after(grace + SHUTDOWN_DEADLINE, shield=True):
+        await warden.shut_down(process, grace)
+    with trio.move_on_after(REAP_DEADLINE, shield=True):
+        await process.wait()
+
+
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_warden(*, grace: float = TERM_GRACE, remove: Sequence[Path] = ()) -> AsyncIterator[Warden]:
@@ -86,9 +93,8 @@ async def open_warden(*, grace: float = TERM_GRACE, remove: Sequence[Path] = ())
                     await warden.wait_ready()
                     yield warden
                 finally:
-                    with trio.move_on_after(grace + SHUTDOWN_DEADLINE, shield=True):
-                        await warden.shut_down(process, grace)
+                    # In a task of its own: Trio raises KeyboardInterrupt in the main task whatever
+                    # shields it, and a second Ctrl-C must not cut the end short.
+                    nursery.start_soon(_shut_down, warden, process, grace)
     finally:
         control.close()
-        with trio.move_on_after(REAP_DEADLINE, shield=True):
-            await process.wait()

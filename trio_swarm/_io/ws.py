@@ -22,6 +22,7 @@ from typing import Final, NoReturn, TypeAlias, cast
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
+from trio_swarm._io.closing import closing
 from trio_swarm._io.groups import collapse, leaves, reraise
 from trio_swarm._io.head import HeadError, parse_head, split_head
 from trio_swarm._io.transport import Transport
@@ -229,13 +230,11 @@ async def _connection(
     transport = WsTransport(wire, name=name)
     with collapse():
         async with trio.open_nursery() as nursery:
-            try:
+            async with closing(transport.aclose):
                 nursery.start_soon(transport._run, begin, deadline, ping_every, silence)
                 await transport._begun.wait()
                 yield transport
-            finally:
-                await transport.aclose()
-                nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -14,7 +14,9 @@ nobody can tell the two apart, and redelivery makes it unnecessary to.
        \\___________ close ___________|______________________________-->  GONE (terminal)
 
 Beside requests there are *notices* (``hook_after``; ``withdraw``): nothing answers them.
-They wait in a bounded queue, the oldest is dropped when it is full, and they leave it
+They wait in two bounded queues, so that no crowd of cancelled requests pushes out what was
+told: ``hook_after`` in one, ``withdraw``, at most one for each request that was offered, in
+the other. The oldest of a queue is dropped, and named, when it is full, and they leave it
 when the socket has taken them (`written`).
 
 All transitions are in this file. Time comes in as ``now``; frames go out as values. The
@@ -27,13 +29,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
-from trio_swarm.limits import EVENTS_BUFFERED
+from trio_swarm.limits import EVENTS_BUFFERED, MAX_PENDING
 
-__all__ = ["Attached", "Due", "Phase", "SeatGone", "SeatMachine", "SeatStatistics"]
+__all__ = ["Attached", "Due", "GivenUp", "Phase", "SeatGone", "SeatMachine", "SeatStatistics"]
+
+_MAX_WITHDRAWALS: Final = 4 * MAX_PENDING
+"""Only an operator that comes and goes many times, and never takes one, gets there."""
 
 
 class Phase(Enum):
@@ -104,13 +109,21 @@ class Attached:
 
 
 @attrs.frozen
+class GivenUp:
+    """What giving a request up did."""
+
+    dropped: _Frame | None = None
+    """The oldest word of an earlier withdrawal, lost because their queue was full."""
+
+
+@attrs.frozen
 class SeatStatistics:
     """Counts since the seat was made."""
 
     outstanding: int
     """Requests that wait for an answer now."""
     notices: int
-    """Notices that wait to be written now."""
+    """Notices, of withdrawals too, that wait to be written now."""
     requests: int
     """Requests made."""
     settled: int
@@ -128,20 +141,24 @@ class SeatStatistics:
 class SeatMachine:
     """The state of one seat. See the module's text.
 
-    ``max_notices`` bounds the notices that it holds. The requests are bounded by the
-    owner, who keeps a place for each asker anyway.
+    ``max_notices`` and ``max_withdrawals`` bound the notices of each kind that it holds. The
+    requests are bounded by the owner, who keeps a place for each asker anyway.
     """
 
-    def __init__(self, *, max_notices: int = EVENTS_BUFFERED) -> None:
+    def __init__(
+        self, *, max_notices: int = EVENTS_BUFFERED, max_withdrawals: int = _MAX_WITHDRAWALS
+    ) -> None:
         self._max_notices = max_notices
+        self._max_withdrawals = max_withdrawals
         self._phase = Phase.AWAY
         self._socket: int | None = None
         self._sockets = 0
         self._order = 0
         self._gone_because = ""
-        # Both in the order in which they were made; a dict keeps it and forgets in one step.
+        # Each in the order in which they were made; a dict keeps it and forgets in one step.
         self._outstanding: dict[str, _Outstanding] = {}
         self._notices: dict[int, _Notice] = {}
+        self._withdrawals: dict[int, _Notice] = {}
         # What the attached socket has not taken yet. Empty while there is none.
         self._due: dict[int, _Outstanding | _Notice] = {}
         self._requests = self._settled = self._withdrawn = 0
@@ -180,7 +197,11 @@ class SeatMachine:
         replaced, self._socket = self._socket, socket
         self._phase = Phase.CONNECTED
         self._sockets += 1
-        everything: list[_Outstanding | _Notice] = [*self._outstanding.values(), *self._notices.values()]
+        everything: list[_Outstanding | _Notice] = [
+            *self._outstanding.values(),
+            *self._notices.values(),
+            *self._withdrawals.values(),
+        ]
         everything.sort(key=lambda each: each.order)
         self._due = {each.order: each for each in everything}
         again = tuple(req_id for req_id, request in self._outstanding.items() if request.offers)
@@ -209,6 +230,7 @@ class SeatMachine:
         self._gone_because = reason
         self._outstanding.clear()
         self._notices.clear()
+        self._withdrawals.clear()
         self._due.clear()
         return socket
 
@@ -231,19 +253,19 @@ class SeatMachine:
         self._settled += 1
         return True
 
-    def withdraw(self, req_id: str, notice: _Frame | None = None) -> bool:
-        """Its asker gave it up. False if it is not outstanding.
+    def withdraw(self, req_id: str, notice: _Frame | None = None) -> GivenUp | None:
+        """Its asker gave it up. None if it is not outstanding.
 
         ``notice`` tells the operator so, if the request was ever offered to it: an
         operator that never saw it is not told.
         """
         request = self._forget(req_id)
         if request is None:
-            return False
+            return None
         self._withdrawn += 1
-        if request.offers and notice is not None:
-            self.notify(notice)
-        return True
+        if not request.offers or notice is None:
+            return GivenUp()
+        return GivenUp(self._tell(notice, self._withdrawals, self._max_withdrawals))
 
     # -- notices -----------------------------------------------------------------------
 
@@ -251,22 +273,14 @@ class SeatMachine:
         """Queue a frame that nothing answers; returns the one that was dropped for it."""
         if self._phase is Phase.GONE:
             return frame
-        dropped = None
-        if len(self._notices) >= self._max_notices:
-            oldest = next(iter(self._notices))
-            dropped = self._notices.pop(oldest).frame
-            self._due.pop(oldest, None)
-            self._dropped += 1
-        notice = _Notice(self._next_order(), frame)
-        self._notices[notice.order] = notice
-        self._make_due(notice)
-        return dropped
+        return self._tell(frame, self._notices, self._max_notices)
 
     def written(self, dues: Sequence[Due]) -> None:
         """The socket has taken these; the notices among them need no second telling."""
         for due in dues:
             if due.notice:
                 self._notices.pop(due.order, None)
+                self._withdrawals.pop(due.order, None)
 
     # -- delivery ----------------------------------------------------------------------
 
@@ -284,7 +298,7 @@ class SeatMachine:
     def wanted(self, due: Due) -> bool:
         """It still is to be written: a request may have been settled since it was taken."""
         if due.notice:
-            return due.order in self._notices
+            return due.order in self._notices or due.order in self._withdrawals
         request = self._outstanding.get(cast(_Frame, due.frame).req_id)
         return request is not None and request.order == due.order
 
@@ -292,7 +306,7 @@ class SeatMachine:
         """Counts so far."""
         return SeatStatistics(
             outstanding=len(self._outstanding),
-            notices=len(self._notices),
+            notices=len(self._notices) + len(self._withdrawals),
             requests=self._requests,
             settled=self._settled,
             withdrawn=self._withdrawn,
@@ -306,6 +320,19 @@ class SeatMachine:
             return Due(each.frame, each.order, notice=True)
         each.offers += 1
         return Due(_with_time_left(each, now), each.order, again=each.offers > 1)
+
+    def _tell(self, frame: _Frame, queue: dict[int, _Notice], most: int) -> _Frame | None:
+        """Put ``frame`` into one of the two queues; returns what had to leave it."""
+        dropped = None
+        if len(queue) >= most:
+            oldest = next(iter(queue))
+            dropped = queue.pop(oldest).frame
+            self._due.pop(oldest, None)
+            self._dropped += 1
+        notice = _Notice(self._next_order(), frame)
+        queue[notice.order] = notice
+        self._make_due(notice)
+        return dropped
 
     def _make_due(self, each: _Outstanding | _Notice) -> None:
         if self._phase is Phase.CONNECTED:

@@ -90,6 +90,7 @@ class Child:
         self._nursery = nursery
         self._turn = trio.Lock()
         self._now: _Incarnation | None = None
+        self._start = trio.CancelScope()
         self._state: ChildState = "starting"
         self._attempt = 1
         self._fallen: ChildCrashed | None = None
@@ -228,12 +229,14 @@ class Child:
         if self._fallen is not None and not self._intensity.allow(trio.current_time()):
             self._state = "failed"
             raise self._given_up()
-        self._now = await self._nursery.start(self._live)
-        self._fallen = None
-        self._started()
-        return self._now
+        with trio.CancelScope() as self._start:
+            started: _Incarnation = await self._nursery.start(self._live)
+            if not self._start.cancel_called:
+                return started
+        raise trio.ClosedResourceError(f"{self.name} was closed")
 
-    def _started(self) -> None:
+    def _started(self, incarnation: _Incarnation) -> None:
+        self._now, self._fallen = incarnation, None
         told = {"child": self.name, "pid": self.pid}
         if self._state == "starting":
             self._host.emit("child_started", told)
@@ -256,6 +259,8 @@ class Child:
             async with embodied(self._host, self._blueprint) as body:
                 talk = Conversation(self.name, body, self._on_approval, self._host.emit, self._counts)
                 incarnation = _Incarnation(talk)
+                if self._state != "closed":
+                    self._started(incarnation)
                 task_status.started(incarnation)
                 await talk.pump()
                 if not talk.killed:
@@ -282,3 +287,5 @@ class Child:
     def close(self) -> None:
         """No more runs; `open_child` calls it when its block is left."""
         self._state = "closed"
+        # Else the block would wait for a process to come up that nobody wants.
+        self._start.cancel()

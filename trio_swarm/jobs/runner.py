@@ -36,9 +36,11 @@ class Run:
     """What `run_in_swarm` came back with."""
 
     status: int | None
-    """None where the job returned; else the exit status of the signal that stopped it."""
+    """The exit status of the signal that stopped it; None where none did."""
     report: SwarmReport
-    """How each process ended."""
+    """How each process ended, and who is still there."""
+    error: Exception | None
+    """What the job, or something that it started, raised."""
 
 
 def load_job(target: str) -> JobFunction:
@@ -54,11 +56,13 @@ def load_job(target: str) -> JobFunction:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise JobError(f"cannot import {module_name!r}: {error}") from error
-    function = getattr(module, function_name, None)
-    if function is None:
-        raise JobError(f"module {module_name!r} has no {function_name!r}")
+    except Exception as error:
+        raise JobError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+    function: object = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+        if function is None:
+            raise JobError(f"module {module_name!r} has no {function_name!r}")
     if not inspect.iscoroutinefunction(function):
         raise JobError(f"{target!r} is not an async function")
     try:
@@ -71,28 +75,36 @@ def load_job(target: str) -> JobFunction:
 async def run_in_swarm(name: str, job: Callable[[Swarm], Awaitable[None]]) -> Run:
     """Run ``job`` in a swarm of its own that Ctrl-C, SIGTERM and SIGHUP end in order.
 
-    Raises whatever the job raises, after the swarm is gone.
+    What the job raises is in the result, for the swarm's report is wanted then as well.
+    Raises only what kept the swarm from being opened.
     """
     swarm: Swarm | None = None
     status: int | None = None
+    raised: Exception | None = None
     try:
-        async with open_swarm(name, stop_signals=STOP_SIGNALS) as swarm:
+        # What was ignored when we were started (nohup, a job in the background) stays ignored.
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        async with open_swarm(name, stop_signals=heeded) as swarm:
             await job(swarm)
     except Terminated as stopped:
         status = 128 + stopped.signum
-    except BaseExceptionGroup as group:
+    except ExceptionGroup as group:
         # What a peer or a worker had to say while all was being ended is not news.
         stopped_by = group.subgroup(Terminated)
-        if stopped_by is None:
-            raise
-        status = 128 + next(leaf.signum for leaf in _leaves(stopped_by))
-    assert swarm is not None
-    return Run(status, swarm.report())
+        status = None if stopped_by is None else 128 + next(_leaves(stopped_by)).signum
+        raised = group if stopped_by is None else None
+    except Exception as error:
+        raised = error
+    if swarm is None:
+        if raised is not None:
+            raise raised
+        raise AssertionError("a swarm that was not opened says why")
+    return Run(status, swarm.report(), raised)
 
 
-def _leaves(group: BaseExceptionGroup[Terminated]) -> Iterator[Terminated]:
+def _leaves(group: ExceptionGroup[Terminated]) -> Iterator[Terminated]:
     for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
+        if isinstance(each, ExceptionGroup):
             yield from _leaves(each)
         else:
             yield each
@@ -113,9 +125,11 @@ def run_user_job(target: str, argv: list[str]) -> int:
     run = trio.run(run_in_swarm, target, job)
     if run.status is not None:
         return run.status
+    if run.error is not None:
+        raise run.error
     status = returned[0] if returned else None
     if status is None:
         return 0
-    if not isinstance(status, int):
-        raise JobError(f"{target!r} returned {status!r}, not an exit status")
-    return int(status)
+    if type(status) is not int or not 0 <= status <= 255:
+        raise JobError(f"{target!r} returned {status!r}, not an exit status (0 to 255)")
+    return status

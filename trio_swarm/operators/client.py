@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
 import attrs
@@ -33,6 +33,8 @@ from trio_swarm.operators.seat import REPLACED
 __all__ = ["OperatorClient", "Reconnect", "connect_operator"]
 
 _INBOX: Final = 2 * MAX_PENDING
+_STEADY: Final = 3.0
+"""A connection that lasted so long, in seconds, was one, even if nothing was said on it."""
 _SESSION_OVER: Final = frozenset({401, 404, 410})
 
 
@@ -40,8 +42,9 @@ _SESSION_OVER: Final = frozenset({401, 404, 410})
 class Reconnect:
     """How a lost socket is opened again; times in seconds.
 
-    The n-th try waits ``first * 2**n``, ``longest`` at most, times a random factor between
-    one half and one, so that many clients do not come back in step.
+    A connection that ended within a few seconds, before any frame came on it, counts as a
+    try that failed. The n-th try waits ``first * 2**n``, ``longest`` at most, times a random
+    factor between one half and one, so that many clients do not come back in step.
     """
 
     first: float = 0.05
@@ -77,7 +80,10 @@ class OperatorClient:
     _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _begun: trio.Event = attrs.field(factory=trio.Event, repr=False)
     _over: Exception | None = attrs.field(default=None, repr=False)
+    _ended: bool = False
     _connections: int = 0
+    _heard: bool = False
+    """A frame came on the present or the last socket."""
     _malformed: int = 0
     _notices_dropped: int = 0
 
@@ -139,19 +145,27 @@ class OperatorClient:
     def reply(self, frame: ClientMsg) -> bool:
         """Keep a reply until the server has it; the requests' own methods call this.
 
-        Raises `FrameError` for what is no JSON, or too large for a frame.
+        False, and nothing is kept, when the request is not open or the session is over. Raises
+        `FrameError` for what is no JSON, or too large for a frame.
         """
         size = len(encode(frame).encode())
         if size > MAX_FRAME:
             raise FrameError(f"the reply is larger than {MAX_FRAME} bytes")
+        if self._ended:
+            return False
         accepted = self._ledger.reply(frame.req_id, frame, size)
         self._due.unpark_all()
         return accepted
 
     async def flush(self) -> None:
-        """Wait until every reply has left on some socket at least once."""
+        """Wait until every reply has left on some socket at least once.
+
+        Raises `PeerGoneError` when there will be no other socket and some have not.
+        """
         await trio.lowlevel.checkpoint()
         while not self._ledger.settled:
+            if self._ended:
+                raise PeerGoneError("the session was over before every reply had left")
             await self._written.park()
 
     # -- the connection ----------------------------------------------------------------
@@ -161,23 +175,34 @@ class OperatorClient:
 
         Raises only before the first one is open.
         """
-        failures, lost = 0, trio.current_time()
-        with self._put:
-            while True:
-                had = self._connections
-                try:
-                    await self._connect_once()
-                    error: Exception | None = None
-                except (PeerError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as caught:
-                    error = caught
-                if self._connections > had:
-                    failures, lost = 0, trio.current_time()
-                if self._is_over(error, trio.current_time() - lost):
-                    break
-                await trio.sleep(self._reconnect.delay(failures, self._rng))
-                failures += 1
+        try:
+            with self._put:
+                error = await self._connect_until_over()
+        finally:
+            # Nothing leaves any more: who waits for that is told.
+            self._ended = True
+            self._written.unpark_all()
         if not self._connections and error is not None:
             raise error
+
+    async def _connect_until_over(self) -> Exception | None:
+        """Returns how the last try failed, if it did."""
+        failures, lost = 0, trio.current_time()
+        while True:
+            had, began, self._heard = self._connections, trio.current_time(), False
+            try:
+                await self._connect_once()
+                error: Exception | None = None
+            except (PeerError, OSError, trio.BrokenResourceError, trio.ClosedResourceError) as caught:
+                error = caught
+            if self._connections > had:
+                lost = trio.current_time()
+                if self._heard or lost - began >= _STEADY:
+                    failures = 0
+            if self._is_over(error, trio.current_time() - lost):
+                return error
+            await trio.sleep(self._reconnect.delay(failures, self._rng))
+            failures += 1
 
     def _is_over(self, error: Exception | None, away: float) -> bool:
         """Whether to stop trying; sets what `receive` then raises, if anything."""
@@ -237,7 +262,9 @@ class OperatorClient:
     async def _read_all(self, link: Link[ServerMsg], scope: trio.CancelScope) -> None:
         try:
             while True:
-                for item in await link.receive_many():
+                items = await link.receive_many()
+                self._heard = True
+                for item in items:
                     await self._received(item)
         except (trio.EndOfChannel, PeerError, trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
@@ -321,7 +348,8 @@ async def connect_operator(
 
     On leaving without an error, replies that were given get ``CLOSE_DEADLINE`` to leave.
     In every way out, cancellation included, the session is deleted at the server, within
-    the same bound.
+    the same bound; a login that is cancelled when its request was sent already waits as
+    long for the answer, so that it can be deleted.
     """
     session = await log_in(Address.parse(url), roles, desc, capability_manifest, ssl_context)
     client = OperatorClient(
@@ -337,7 +365,7 @@ async def connect_operator(
                 nursery.start_soon(client._stay_connected)
                 await client._begun.wait()
                 yield client
-                with trio.move_on_after(CLOSE_DEADLINE):
+                with trio.move_on_after(CLOSE_DEADLINE), suppress(PeerGoneError):
                     await client.flush()
                 nursery.cancel_scope.cancel()
     finally:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
+import trio
 
 from trio_swarm._io import http_client
-from trio_swarm._io.http_client import Address
+from trio_swarm._io.http_client import Address, Reply
 from trio_swarm.errors import HandshakeError, PeerError, ProtocolError
+from trio_swarm.limits import CLOSE_DEADLINE
 from trio_swarm.operators.api import FEATURES_HEADER
 from trio_swarm.operators.login import RolesTaken
 
@@ -54,15 +56,47 @@ async def log_in(
     manifest: Mapping[str, Any] | None,
     ssl_context: ssl.SSLContext | None,
 ) -> Login:
-    """Mint a session. Raises `RolesTaken`, `HandshakeError` or `ProtocolError`."""
+    """Mint a session. Raises `RolesTaken`, `HandshakeError` or `ProtocolError`.
+
+    When cancelled before its request was sent, nothing was minted. When cancelled later, it
+    waits up to ``CLOSE_DEADLINE`` for the answer and deletes the session that came with it.
+    """
     body: dict[str, Any] = {"roles": list(roles)}
     if desc is not None:
         body["desc"] = desc
     if manifest is not None:
         body["capability_manifest"] = dict(manifest)
-    reply = await http_client.request(
-        address, "POST", "/v1/operators", json_body=body, ssl_context=ssl_context
-    )
+    replies: list[Reply] = []
+    try:
+        await http_client.request(
+            address,
+            "POST",
+            "/v1/operators",
+            json_body=body,
+            ssl_context=ssl_context,
+            on_reply=replies.append,
+            grace=CLOSE_DEADLINE,
+        )
+    except BaseException:
+        # Cancelled, or the answer came after the deadline: nobody would have that session.
+        for reply in replies:
+            with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                await _undo(address, reply, ssl_context)
+        raise
+    return _login_of(address, replies[0], roles, ssl_context)
+
+
+async def _undo(address: Address, reply: Reply, ssl_context: ssl.SSLContext | None) -> None:
+    try:
+        session = _login_of(address, reply, (), ssl_context)
+    except (PeerError, RolesTaken):
+        return  # It minted nothing.
+    await log_out(session)
+
+
+def _login_of(
+    address: Address, reply: Reply, roles: Sequence[str], ssl_context: ssl.SSLContext | None
+) -> Login:
     if reply.status == 409:
         conflicts = _field(reply.json(), "conflicts", list)
         raise RolesTaken([role for role in conflicts if isinstance(role, str)])

@@ -7,6 +7,7 @@ Sockets come and go below; the asker notices nothing of it but time.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -106,6 +107,7 @@ class Seat(AnySeat):
         self._due = trio.lowlevel.ParkingLot()
         self._changed = trio.lowlevel.ParkingLot()
         self._malformed = 0
+        self._away_since = trio.current_time()
 
     def __repr__(self) -> str:
         return f"<Seat {self._sid} {self.roles} {self._machine.phase.value}>"
@@ -126,9 +128,24 @@ class Seat(AnySeat):
         return self._machine.phase is Phase.CONNECTED
 
     @property
+    def ever_connected(self) -> bool:
+        """A socket was attached at least once."""
+        return self._machine.ever_connected
+
+    @property
     def gone(self) -> bool:
         """The session is over for good."""
         return self._machine.phase is Phase.GONE
+
+    def expires(self, *, join_within: float, idle_within: float) -> float:
+        """When the session ends if no socket comes before, on ``trio.current_time()``'s clock.
+
+        ``join_within`` seconds after a login to which no socket ever came, ``idle_within``
+        after the last socket went; never while there is one.
+        """
+        if self._machine.phase is not Phase.AWAY:
+            return math.inf
+        return self._away_since + (idle_within if self._machine.ever_connected else join_within)
 
     @property
     def verbs(self) -> frozenset[str]:
@@ -189,7 +206,7 @@ class Seat(AnySeat):
         encode(frame)
         dropped = self._machine.notify(frame)
         if dropped is not None:
-            self._emit("notice_dropped", {"sid": self._sid, "req_id": dropped.req_id})
+            self._notice_dropped(dropped.req_id)
         self._due.unpark_all()
 
     async def spawn(
@@ -282,6 +299,7 @@ class Seat(AnySeat):
     def _detach(self, socket: SeatSocket) -> None:
         del self._open[socket.number]
         if self._machine.detach(socket.number):
+            self._away_since = trio.current_time()
             self._emit("operator_away", {"sid": self._sid, "name": self.name})
 
     def _received(self, item: ClientMsg | Malformed) -> None:
@@ -326,8 +344,14 @@ class Seat(AnySeat):
     def _give_up(self, req_id: str, until: float) -> None:
         """Withdraw the request, unless it is settled."""
         reason = "deadline" if trio.current_time() >= until else "cancelled"
-        if self._machine.withdraw(req_id, Withdraw(req_id=req_id, reason=reason)):
+        given_up = self._machine.withdraw(req_id, Withdraw(req_id=req_id, reason=reason))
+        if given_up is not None:
+            if given_up.dropped is not None:
+                self._notice_dropped(given_up.dropped.req_id)
             self._due.unpark_all()
+
+    def _notice_dropped(self, req_id: str) -> None:
+        self._emit("notice_dropped", {"sid": self._sid, "req_id": req_id})
 
     def _stray(self, stray: Stray) -> None:
         self._emit(

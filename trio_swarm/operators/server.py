@@ -26,12 +26,14 @@ from trio_swarm.limits import (
     PING_EVERY,
 )
 from trio_swarm.operators.api import OperatorApi
+from trio_swarm.operators.expiry import IDLE_WITHIN, JOIN_WITHIN, Expiry
 from trio_swarm.operators.login import LoginRequest, Session, SessionTable
 from trio_swarm.operators.seat import OperatorStatistics, Seat
 
 __all__ = ["OperatorServer", "ServerStatistics", "serve_operators"]
 
 _GOING_AWAY: Final = 1001
+_NEW_DEADLINE: Final = frozenset({"operator_joined", "operator_away"})
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -138,6 +140,8 @@ async def serve_operators(
     max_frame: int = MAX_FRAME,
     ping_every: float = PING_EVERY,
     silence: float = PEER_SILENCE,
+    join_within: float = JOIN_WITHIN,
+    idle_within: float = IDLE_WITHIN,
     limits: FrontLimits | None = None,
 ) -> AsyncIterator[OperatorServer]:
     """Let operators log in over HTTP and take their seats over WebSocket (contract 1, 2, 3).
@@ -152,15 +156,21 @@ async def serve_operators(
         max_notices: ``hook_after`` notices kept for one operator that is away or slow.
         ping_every: seconds between two pings to each operator.
         silence: seconds of total silence after which a socket counts as dead.
+        join_within: a session ends by itself when no socket came for so many seconds after
+            its login; ``math.inf`` for never.
+        idle_within: the same for seconds since its last socket was lost.
 
     Leaving ends every session: what still waits raises `PeerGoneError`, sockets are closed
     with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once. Raises
-    ``OSError`` if it cannot listen.
+    ``OSError`` if it cannot listen, and ``ValueError`` for a route that is there already; the
+    listeners are closed then too.
     """
     changed = trio.lowlevel.ParkingLot()
 
     def emit(kind: str, data: Mapping[str, object]) -> None:
         changed.unpark_all()
+        if kind in _NEW_DEADLINE:
+            expiry.check()
         host.emit(kind, data)
 
     def make_seat(sid: str, request: LoginRequest) -> Seat:
@@ -175,27 +185,32 @@ async def serve_operators(
 
     if listeners is None:
         listeners = await trio.open_tcp_listeners(port, host=bind)
-    sessions = SessionTable(make_seat)
-    server = OperatorServer(_url_of(listeners), sessions, emit, changed)
-    api = OperatorApi(
-        sessions,
-        joined=server._joined,
-        leave=server._end,
-        socket_options={"ping_every": ping_every, "silence": silence, "max_message": max_frame},
-    )
-    serve = partial(
-        serve_http,
-        listeners,
-        RouteTable([*api.routes(), *routes]),
-        policy=EdgePolicy(_hosts_of(listeners, allowed_hosts), frozenset(allowed_origins)),
-        limits=limits,
-        max_connections=max_connections,
-        name="operators",
-        on_error=lambda name, error: emit("connection_error", {"name": name, "error": type(error).__name__}),
-    )
+    async with _closed_on_error(listeners):
+        sessions = SessionTable(make_seat)
+        server = OperatorServer(_url_of(listeners), sessions, emit, changed)
+        expiry = Expiry(sessions, server._end, join_within, idle_within)
+        api = OperatorApi(
+            sessions,
+            joined=server._joined,
+            leave=server._end,
+            socket_options={"ping_every": ping_every, "silence": silence, "max_message": max_frame},
+        )
+        serve = partial(
+            serve_http,
+            listeners,
+            RouteTable([*api.routes(), *routes]),
+            policy=EdgePolicy(_hosts_of(listeners, allowed_hosts), frozenset(allowed_origins)),
+            limits=limits,
+            max_connections=max_connections,
+            name="operators",
+            on_error=lambda name, error: emit(
+                "connection_error", {"name": name, "error": type(error).__name__}
+            ),
+        )
     with collapse():
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
+            nursery.start_soon(expiry.run)
             try:
                 yield server
             finally:
@@ -203,6 +218,18 @@ async def serve_operators(
             with trio.move_on_after(CLOSE_DEADLINE):
                 await api.wait_no_sockets()
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _closed_on_error(listeners: Sequence[trio.abc.Listener[Any]]) -> AsyncIterator[None]:
+    """Close them if the block raises: nobody serves them then, and nobody else would."""
+    try:
+        yield
+    except BaseException:
+        with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+            for listener in listeners:
+                await listener.aclose()
+        raise
 
 
 def _about(session: Session[Seat]) -> dict[str, object]:

@@ -91,7 +91,13 @@ class PodClient:
         asked = _Asked()
         self._asked.append(asked)
         with trio.move_on_after(ANSWER_DEADLINE):
-            await self.send(frames.GetHistory())
+            try:
+                await self.send(frames.GetHistory())
+            except BaseException:
+                # It was not asked: the next answer is somebody else's.
+                if asked in self._asked:
+                    self._asked.remove(asked)
+                raise
             await asked.answered.wait()
         if asked.answer is not None:
             return asked.answer
@@ -163,7 +169,7 @@ class PodClient:
 
     def _take_run_event(self, event: PodEvent) -> None:
         over = isinstance(event, frames.RunEnd | frames.Error)
-        turn = self.turn if self.turn is not None and not self.turn.ended.is_set() else None
+        turn = self.turn if self.turn is not None and not self.turn.over.is_set() else None
         if turn is not None and (turn.accepted or self._begins(turn, event)):
             turn.take(event)
         if over:

@@ -170,13 +170,17 @@ class _Keeper:
             self._crashes.append(crash)
             self._emit("pod_crashed", pid=crash.pid, how=crash.how)
             if not self.intensity.allow(trio.current_time()):
-                raise RestartIntensityExceeded(
-                    f"pod {self.spec.pod_name}",
-                    max_restarts=self.intensity.max_restarts,
-                    within=self.intensity.within,
-                    attempts=self._crashes,
-                ) from crash
+                self.pod.close(self._given_up)
+                raise self._given_up() from crash
             await trio.sleep(Backoff().delay(failures, random.random()))
+
+    def _given_up(self) -> RestartIntensityExceeded:
+        return RestartIntensityExceeded(
+            f"pod {self.spec.pod_name}",
+            max_restarts=self.intensity.max_restarts,
+            within=self.intensity.within,
+            attempts=self._crashes,
+        )
 
     async def leave_scope(self) -> None:
         """Take the entry out of the scope lock, if there is one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 
@@ -66,7 +66,7 @@ class Pod:
     _client: PodClient | None = attrs.field(default=None, repr=False)
     _process: ManagedProcess | None = attrs.field(default=None, repr=False)
     _changed: trio.Event = attrs.field(factory=trio.Event, repr=False)
-    _closed: bool = attrs.field(default=False, repr=False)
+    _closed: Callable[[], Exception] | None = attrs.field(default=None, repr=False)
     _notified: bool = attrs.field(default=False, repr=False)
     _turns: int = attrs.field(default=0, repr=False)
     _restarts: int = attrs.field(default=0, repr=False)
@@ -79,7 +79,7 @@ class Pod:
     @property
     def state(self) -> PodState:
         """``starting`` (also again, after a crash), ``idle``, ``running`` or ``closed``."""
-        if self._closed:
+        if self._closed is not None:
             return "closed"
         if self._client is None:
             return "starting"
@@ -118,6 +118,8 @@ class Pod:
             ChildCrashed: its process went down with the turn, ``attempt`` says which try; a new process
                 is on its way.
             SlowPeerError: it did not take the run in time; its process is replaced.
+            ProtocolError: its turn was larger than is kept; it was cancelled.
+            RestartIntensityExceeded: it crashed too often and was given up.
             trio.ClosedResourceError: the pod was left.
 
         When cancelled, the turn is cancelled too and its end waited for, a few seconds at most; a pod
@@ -129,9 +131,8 @@ class Pod:
                     await turn.ended.wait()
                     return await self._finish(turn, attempt)
             except ChildCrashed as error:
-                error.attempt = attempt
                 if not idempotent or attempt == self._max_attempts:
-                    raise
+                    raise _at_attempt(error, attempt) from error.__cause__
         raise AssertionError("at least one attempt is made")
 
     @asynccontextmanager
@@ -195,7 +196,7 @@ class Pod:
                 await self._begin(client, turn)
                 yield turn
             finally:
-                if turn.sent and not turn.ended.is_set():
+                if turn.sent and not turn.over.is_set():
                     with trio.move_on_after(_CANCEL_LIMIT, shield=True):
                         await self._cancel(client, turn)
                 client.turn = None
@@ -235,12 +236,12 @@ class Pod:
         with trio.move_on_after(POD_STEP):
             # Before it is taken a cancel might hit the run of somebody else.
             await turn.answered.wait()
-            if not turn.ended.is_set():
+            if not turn.over.is_set():
                 # Lost: then the turn ends with the connection.
                 with suppress(*LOST):
                     await client.send(frames.Cancel())
-                await turn.ended.wait()
-        if not turn.ended.is_set():
+                await turn.over.wait()
+        if not turn.over.is_set():
             turn.fail(
                 SlowPeerError(f"the pod {self.name} did not end a cancelled turn within {POD_STEP:g} s")
             )
@@ -258,10 +259,12 @@ class Pod:
     # -- the connection ------------------------------------------------------------------
 
     async def _connected(self) -> PodClient:
-        """The present connection; waits for a restart. Raises ``trio.ClosedResourceError``."""
+        """The present connection; waits for a restart. Raises what `close` was told."""
         while True:
-            if self._closed:
-                raise trio.ClosedResourceError(f"the pod {self.name} was left")
+            if self._closed is not None:
+                # Whoever is in the pod's own block is being cancelled for the same reason.
+                await trio.lowlevel.checkpoint()
+                raise self._closed()
             if self._client is not None and not self._client.ended.is_set():
                 return self._client
             await self._changed.wait()
@@ -304,14 +307,23 @@ class Pod:
         self._restarts += 1
         return self._restarts
 
-    def close(self) -> None:
-        """It was left, or given up."""
-        self._closed = True
+    def close(self, why: Callable[[], Exception] | None = None) -> None:
+        """It was left, or given up: ``why`` makes what callers get. The first reason is the right one."""
+        if self._closed is None:
+            self._closed = why or self._left
         self._pulse()
+
+    def _left(self) -> Exception:
+        return trio.ClosedResourceError(f"the pod {self.name} was left")
 
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _at_attempt(error: ChildCrashed, attempt: int) -> ChildCrashed:
+    """The same crash, its text included, as that of a later try."""
+    return ChildCrashed(error.name, error.how, pid=error.pid, attempt=attempt, stderr_tail=error.stderr_tail)
 
 
 def _start_of(item: MessageItem) -> str:

@@ -86,7 +86,9 @@ class Turn:
     answered: trio.Event = attrs.field(factory=trio.Event)
     """It was accepted or refused, or cannot be any more."""
     ended: trio.Event = attrs.field(factory=trio.Event)
-    """Nothing more comes."""
+    """What it came to is known."""
+    over: trio.Event = attrs.field(factory=trio.Event)
+    """The pod does not run it, or not any more: later than ``ended`` where we gave it up first."""
     watcher: trio.MemorySendChannel[PodEvent] | None = None
     """Gets each event of it, if somebody watches."""
     lagged: bool = False
@@ -103,13 +105,16 @@ class Turn:
         """An event that belongs to it, ``turn_start`` first."""
         self.accepted = True
         self.answered.set()
-        self._collect(event)
-        self._show(event)
+        if not self.ended.is_set():
+            self._collect(event)
+            self._show(event)
         if self._size > MAX_TURN_TEXT:
-            self.fail(ProtocolError(f"a turn of more than {MAX_TURN_TEXT} characters"))
-        elif isinstance(event, frames.RunEnd):
+            # The engine goes on until it is told: see `over`.
+            self._give_up(ProtocolError(f"a turn of more than {MAX_TURN_TEXT} characters"))
+        if isinstance(event, frames.RunEnd):
             self._result = event.result
             self._end()
+            self.over.set()
         elif isinstance(event, frames.Error):
             self.fail(RemoteError(event.message, remote_type=event.code))
 
@@ -119,7 +124,11 @@ class Turn:
         self.fail(BusyError(f"the pod did not take the run: {code}"))
 
     def fail(self, error: Exception) -> None:
-        """It ends so, unless it has ended."""
+        """It ends so, unless it has ended; the pod does not run it any more."""
+        self._give_up(error)
+        self.over.set()
+
+    def _give_up(self, error: Exception) -> None:
         if not self.ended.is_set():
             self.error = error
             self._end()

@@ -18,7 +18,6 @@ import trio
 
 from trio_swarm._io.deadline import remaining_ms
 from trio_swarm._io.lines import LineTransport
-from trio_swarm._io.transport import Transport
 from trio_swarm._io.unix import connect_unix
 from trio_swarm.errors import FrameError, HandshakeError, PeerError, PeerGoneError, ProtocolError, SpawnError
 from trio_swarm.frames import PoolRequest, PoolResponse, decode, encode, pool
@@ -59,11 +58,16 @@ class WorkerClient:
     would be the last request's. There is one exception: see `late_answer`.
     """
 
-    _transport: Transport
+    _transport: LineTransport
     _busy: bool = attrs.field(default=False, init=False)
     _owed: bool = attrs.field(default=False, init=False)
     sent: bool = attrs.field(default=False, init=False)
     """Whether the last request went out whole, so that the worker may have acted on it."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of the last request went out, so that the worker may have died of it."""
+        return self._transport.begun
 
     async def handshake(self, version: str, *, within: float = POOL_HANDSHAKE) -> None:
         """Agree on *version*, which must be the worker's, character by character.

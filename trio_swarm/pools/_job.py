@@ -58,12 +58,17 @@ async def drive(worker: Worker, job: Job) -> Any:
     begun = False
     try:
         with _verdict(worker):
-            answer = await _exchange(worker.client, line)
-            begun = True
+            try:
+                answer = await _exchange(worker.client, line)
+            finally:
+                begun = worker.client.begun
             while isinstance(answer.feed, pool.Paused):
                 answer = await _resume(worker.client, job, answer.session_id, answer.feed)
     except _Gone as error:
         gone = error
+        if not begun:
+            # Not this job's doing: the death counts for the pool, like that of an idle worker.
+            worker.job = None
     else:
         worker.completed += 1
         if deadline_ms is not None and _ran_out_of_time(answer.feed):
@@ -74,7 +79,7 @@ async def drive(worker: Worker, job: Job) -> Any:
         return _result(answer.feed)
     await worker.gone.wait()
     assert worker.crash is not None
-    raise WorkerLost(worker.crash, begun=begun or worker.client.sent) from gone
+    raise WorkerLost(worker.crash, begun=begun) from gone
 
 
 @contextmanager

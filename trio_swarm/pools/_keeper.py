@@ -57,10 +57,11 @@ class Keeper:
     """One place.
 
     What counts towards the restart intensity: the death of a worker that answered no job and
-    had none, at its start above all. Nothing else could end such a loop. The death of a
-    worker under a job is charged to the job, which has its own limit (``max_attempts``) and
-    ends as an outcome; were both to count, two jobs that kill their workers would end a pool
-    whose other jobs are fine. A worker that answered a job has shown that workers can work.
+    had none, or none that it had been sent any of: at its start above all. Nothing else could
+    end such a loop. The death of a worker under a job is charged to the job, which has its own
+    limit (``max_attempts``) and ends as an outcome; were both to count, two jobs that kill
+    their workers would end a pool whose other jobs are fine. A worker that answered a job has
+    shown that workers can work.
     """
 
     upkeep: Upkeep

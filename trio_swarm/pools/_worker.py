@@ -44,7 +44,8 @@ an answer that will not come."""
 class WorkerLost(Exception):
     """Inside the pool only: the worker went down under a job.
 
-    ``crash`` is made once for a worker; ``begun`` tells whether the job can have begun.
+    ``crash`` is made once for a worker; ``begun`` tells whether any of the job had been sent, so
+    that its death is charged to the job.
     """
 
     def __init__(self, crash: ChildCrashed, *, begun: bool) -> None:
@@ -61,7 +62,7 @@ class Worker:
     process: ManagedProcess
     client: WorkerClient
     job: int | None = None
-    """The number of the job that it runs."""
+    """The number of the job that it runs, or that it died of."""
     completed: int = 0
     """Jobs that it answered."""
     leaving: bool = False

@@ -3,11 +3,11 @@
 Who owns what::
 
     open_swarm
+    ├── signal watcher                only if stop_signals were given; to the very end
     ├── runtime directory (0700)      removed last; by the warden if this process is killed
     ├── warden process                parent and reaper of every other process
     │   └── all processes of the swarm, and whatever they leave behind
     └── nursery
-        ├── signal watcher            only if stop_signals were given
         └── one task per start_*      holds that thing's own context manager open
 
 Leaving the block ends what was started, the last first (each room asks its peers to end, bounded);
@@ -31,7 +31,7 @@ from attrs import field
 
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
-from trio_swarm._io.process import ManagedProcess, ProcessReport, Warden, open_warden
+from trio_swarm._io.process import ManagedProcess, ProcessReport, open_warden
 from trio_swarm._io.runtime import make_private, private_dir
 from trio_swarm._io.target import Target
 from trio_swarm.children import Child, open_child
@@ -85,7 +85,8 @@ class Swarm:
     _hub: EventHub = field(repr=False)
     _opened: float = field(repr=False)
     _held: dict[int, _Hold] = field(factory=dict, repr=False)
-    _seats: dict[str, LocalSeat] = field(factory=dict, repr=False)
+    _seats: dict[str, LocalSeat | None] = field(factory=dict, repr=False)
+    """None while one is being seated: its name is taken already."""
 
     @property
     def directory(self) -> Path:
@@ -109,13 +110,25 @@ class Swarm:
         name = name if name is not None else type(obj).__name__
         if name in self._seats:
             raise ValueError(f"an operator named {name!r} is attached already")
-        seat = await self._start(partial(LocalSeat.open, self._host, obj, name=name))
+        self._seats[name] = None
+        seat = await self._start(partial(self._seated, obj, name))
         self._seats[name] = seat
         return seat
 
+    @asynccontextmanager
+    async def _seated(self, obj: object, name: str) -> AsyncIterator[LocalSeat]:
+        try:
+            async with LocalSeat.open(self._host, obj, name=name) as seat:
+                yield seat
+        finally:
+            del self._seats[name]
+
     def seat(self, name: str) -> LocalSeat:
         """The attached operator of that name; KeyError where there is none."""
-        return self._seats[name]
+        seat = self._seats[name]
+        if seat is None:
+            raise KeyError(name)
+        return seat
 
     def serve_operators(self, **options: Any) -> AbstractAsyncContextManager[OperatorServer]:
         """Let operators join over HTTP and WebSocket while the block is open.
@@ -255,11 +268,40 @@ class Swarm:
             await self._held[next(reversed(self._held))].end()
 
 
-async def _watch_signals(signals: Iterable[int], *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*(signal.Signals(number) for number in signals)) as received:
-        task_status.started()
-        async for number in received:
-            raise Terminated(number)
+@asynccontextmanager
+async def _stopped_by(signals: Iterable[int]) -> AsyncIterator[None]:
+    """The first of these signals cancels the block, and `Terminated` leaves it.
+
+    Later ones are taken too, until the block has been left: its end is under way and bounded, and neither
+    a second Ctrl-C nor a second SIGTERM may cut it short.
+    """
+    numbers = [signal.Signals(number) for number in signals]
+    if not numbers:
+        yield
+        return
+    first: list[int] = []
+
+    async def watch(*, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*numbers) as received:
+            task_status.started()
+            async for number in received:
+                first.append(number)
+                scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        await nursery.start(watch)
+        try:
+            with scope:
+                yield
+        except Exception as error:
+            if not first:
+                raise
+            raise ExceptionGroup("stopped by a signal", [Terminated(first[0]), error]) from None
+        finally:
+            nursery.cancel_scope.cancel()
+    if first:
+        raise Terminated(first[0])
 
 
 @asynccontextmanager
@@ -291,12 +333,14 @@ async def open_swarm(
     """
     hub = EventHub()
     with collapse():
-        async with private_dir("trio-swarm-", make=False) as directory, _warden(grace, directory) as warden:
+        async with (
+            _stopped_by(stop_signals),
+            private_dir("trio-swarm-", make=False) as directory,
+            open_warden(grace=grace, remove=[directory]) as warden,
+        ):
             make_private(directory)
             try:
                 async with trio.open_nursery() as nursery:
-                    if signals := tuple(stop_signals):
-                        await nursery.start(_watch_signals, signals)
                     host = Host(warden, directory, hub.emit)
                     swarm = Swarm(name, host, nursery, hub, trio.current_time())
                     yield swarm
@@ -304,7 +348,3 @@ async def open_swarm(
                     nursery.cancel_scope.cancel()
             finally:
                 hub.close()
-
-
-def _warden(grace: float, directory: Path) -> AbstractAsyncContextManager[Warden]:
-    return open_warden(grace=grace, remove=[directory])

@@ -19,7 +19,7 @@ import attrs
 
 from trio_swarm.jobs.codemod.report import EXIT_STATUSES, Report, exit_status
 
-__all__ = ["Display", "open_display", "print_summary", "summary_rows"]
+__all__ = ["Display", "open_display", "print_summary", "say", "summary_rows"]
 
 REDRAW_EVERY: Final = 0.5
 """Seconds between two drawings: a bar is read by people, and the loop has other work."""
@@ -116,8 +116,27 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def print_summary(report: Report, *, stream: TextIO | None = None) -> None:
-    """Print the summary, what does not hold, and the verdict, to *stream* (standard output)."""
+    """Print the summary, what does not hold, and the verdict, to *stream* (standard output).
+
+    A stream that is closed, full or has nobody at its end is not written to: that changes nothing of
+    what the run came to.
+    """
     out = sys.stdout if stream is None else stream
+    if out is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        _print_summary(report, out)
+
+
+def say(text: str, *, stream: TextIO | None = None) -> None:
+    """One line on *stream* (standard error), if that can be written to."""
+    out = sys.stderr if stream is None else stream
+    if out is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=out, flush=True)
+
+
+def _print_summary(report: Report, out: TextIO) -> None:
     rows = summary_rows(report)
     if not (_is_terminal(out) and _print_table(out, rows)):
         width = max(len(name) for name, _ in rows)
@@ -129,7 +148,7 @@ def print_summary(report: Report, *, stream: TextIO | None = None) -> None:
 
 
 def _bounded(first: list[str], report: Report) -> list[str]:
-    lines = [*first, *report.problems, *report.errors]
+    lines = [*first, *report.stopped, *report.problems, *report.errors]
     more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     return lines[:_SHOWN] + more
 
@@ -151,7 +170,7 @@ def _times(report: Report) -> str:
 class _Lines:
     """A line for each tenth."""
 
-    _out: TextIO
+    _out: TextIO | None
     _shown: int = 0
 
     def draw(self, done: int, total: int, text: str) -> None:
@@ -161,10 +180,12 @@ class _Lines:
             self.note(f"{tenths * 10:>3} %  {done} of {total} files: {text}")
 
     def note(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+        if self._out is not None:
+            print(text, file=self._out, flush=True)
 
     def close(self) -> None:
-        self._out.flush()
+        if self._out is not None:
+            self._out.flush()
 
 
 @attrs.define(eq=False)
@@ -221,8 +242,8 @@ def _print_table(out: TextIO, rows: list[tuple[str, str]]) -> bool:
     return True
 
 
-def _is_terminal(out: TextIO) -> bool:
+def _is_terminal(out: TextIO | None) -> bool:
     try:
-        return out.isatty()
+        return out is not None and out.isatty()
     except ValueError:
         return False

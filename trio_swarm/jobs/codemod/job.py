@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import attrs
 import trio
 
 from trio_swarm import RestartIntensityExceeded, Subscription, Swarm, SwarmError, Unreaped
 from trio_swarm.jobs.codemod.chaos import ChaosPlan
-from trio_swarm.jobs.codemod.display import Display, open_display, print_summary
+from trio_swarm.jobs.codemod.display import Display, open_display, print_summary, say
 from trio_swarm.jobs.codemod.manifest import manifest_id, read_outputs
 from trio_swarm.jobs.codemod.options import Options
 from trio_swarm.jobs.codemod.pipeline import CannotWrite, Pipeline
 from trio_swarm.jobs.codemod.report import Report, Status, exit_status, is_disk_error, write_report
+from trio_swarm.jobs.codemod.serial import SerialResult
 from trio_swarm.jobs.codemod.verify import Verification, verify
 from trio_swarm.jobs.runner import run_in_swarm
 
@@ -50,19 +52,17 @@ async def _run(options: Options, pipeline: Pipeline) -> int:
     status: int | None = None
     with open_display(len(options.tree.files), plain=person) as display:
         try:
-            await trio.to_thread.run_sync(lambda: options.out.mkdir(parents=True, exist_ok=True))
-            started = time.perf_counter()
+            await trio.to_thread.run_sync(lambda: options.out.mkdir(parents=True, exist_ok=not options.fresh))
             status, report = await _swarm(pipeline, display, report)
-            report = attrs.evolve(report, wall_s=time.perf_counter() - started)
-        except Exception as error:
+        except OSError as error:
             report = _blamed(report, error)
     if status is None:
         report = _count(pipeline, report)
         if options.verify and exit_status(report) is Status.HOLDS:
-            print("verifying against a serial run ...", file=sys.stderr, flush=True)
+            say("verifying against a serial run ...")
             status, report = await _verified(options, pipeline, report)
     if status is not None:
-        print(f"stopped by {signal.Signals(status - 128).name}; nothing of it is running", file=sys.stderr)
+        say(f"stopped by {signal.Signals(status - 128).name}; nothing of it is running")
         return status
     return _told(options, report)
 
@@ -74,26 +74,34 @@ async def _swarm(pipeline: Pipeline, display: Display, report: Report) -> tuple[
             await pipeline.run(swarm)
             nursery.cancel_scope.cancel()
 
+    started = time.perf_counter()
     run = await run_in_swarm("codemod", job)
-    processes = tuple(attrs.asdict(process) for process in run.report.processes)
-    return run.status, attrs.evolve(report, survivors=run.report.survivors, processes=processes)
+    report = attrs.evolve(
+        report,
+        wall_s=time.perf_counter() - started,
+        survivors=run.report.survivors,
+        processes=tuple(attrs.asdict(process) for process in run.report.processes),
+    )
+    return run.status, report if run.error is None else _blamed(report, run.error)
 
 
 def _blamed(report: Report, error: Exception) -> Report:
     """The report with what ended the job in it; raises what is a bug rather than an outcome."""
     if isinstance(error, ExceptionGroup):
-        # Lanes fail together: the second to find the disk full says nothing new.
+        # Lanes fail together: the second to find the disk full, or a part closed, says nothing new.
+        news = error.subgroup(lambda leaf: not isinstance(leaf, ExceptionGroup | trio.ClosedResourceError))
         for each in error.exceptions:
-            report = _blamed(report, each)
+            if news is None or not isinstance(each, trio.ClosedResourceError):
+                report = _blamed(report, each)
         return report
     if isinstance(error, CannotWrite) or is_disk_error(error):
         return attrs.evolve(report, disk_error=str(error))
     if isinstance(error, RestartIntensityExceeded):
         return attrs.evolve(report, gave_up=str(error))
     if isinstance(error, Unreaped):
-        return attrs.evolve(report, survivors=(*report.survivors, *error.pids))
-    if isinstance(error, SwarmError):
-        return attrs.evolve(report, errors=(*report.errors, str(error)))
+        return attrs.evolve(report, survivors=tuple({*report.survivors, *error.pids}))
+    if isinstance(error, SwarmError | OSError):
+        return attrs.evolve(report, stopped=(*report.stopped, str(error)))
     raise error
 
 
@@ -123,7 +131,11 @@ def _count(pipeline: Pipeline, report: Report) -> Report:
         restarts=pipeline.restarts,
         redelivered=pipeline.redelivered,
         manifest=manifest_id(read_outputs(pipeline.out)) if pipeline.out.is_dir() else "",
-        errors=(*report.errors, *faults),
+        errors=(
+            *report.errors,
+            *faults,
+            *(f"chaos: {kind} found nothing to hit" for kind in pipeline.missed),
+        ),
         chaos=tuple(pipeline.struck),
     )
 
@@ -135,6 +147,10 @@ async def _verified(options: Options, pipeline: Pipeline, report: Report) -> tup
     is killed meanwhile.
     """
     outcomes = pipeline.ledger.settled.values()
+    # The policy lets everything pass: what is not there for its sake is not excused.
+    refused = (
+        [o.path for o in outcomes if o.kind in ("denied", "skipped")] if options.operator == "tty" else []
+    )
     found: Verification | None = None
 
     async def job(swarm: Swarm) -> None:
@@ -144,7 +160,7 @@ async def _verified(options: Options, pipeline: Pipeline, report: Report) -> tup
                 options.out,
                 rule=options.rule,
                 claimed={o.path: o.sha256 for o in outcomes if o.kind == "patched"},
-                denied=[o.path for o in outcomes if o.kind in ("denied", "skipped")],
+                denied=refused,
                 scratch=swarm.directory,
                 checkpoint=trio.from_thread.check_cancelled,
             )
@@ -162,9 +178,20 @@ async def _verified(options: Options, pipeline: Pipeline, report: Report) -> tup
         report,
         manifest=found.manifest,
         serial_manifest=found.serial_manifest,
-        problems=found.problems,
+        problems=(*found.problems, *_differing(report, found.serial, refused=bool(refused))),
         serial_s=found.serial.seconds,
     )
+
+
+def _differing(report: Report, serial: SerialResult, *, refused: bool) -> Iterator[str]:
+    """Counts that are not the serial run's, a line each; all but those that a person's refusals change."""
+    names = ["unparseable", "unreadable"]
+    if not refused:
+        names += ["changed", "edits", "skipped"]
+    for name in names:
+        ours, theirs = getattr(report, name), getattr(serial, name)
+        if ours != theirs:
+            yield f"{name}: {ours}, but {theirs} in the serial run"
 
 
 def _told(options: Options, report: Report) -> int:
@@ -177,5 +204,5 @@ def _told(options: Options, report: Report) -> int:
             report = attrs.evolve(report, disk_error=f"the report: {error}")
             status = exit_status(report)
     print_summary(report)
-    print(f"output: {options.out}")
+    say(f"output: {options.out}", stream=sys.stdout)
     return int(status)

@@ -34,6 +34,8 @@ class Options:
     tree: Tree
     out: Path
     """Absolute; it does not exist, or is an empty directory."""
+    fresh: bool
+    """It was not named: it must not exist, so that two runs at once do not share one."""
     workers: int
     """1 to MAX_WORKERS."""
     operator: str
@@ -95,7 +97,10 @@ def parse_options(
     a disk without room, else 2) and SystemExit(0) after ``--help``.
     """
     flags = build_parser().parse_args(argv)
-    here = (cwd or Path.cwd()).resolve()
+    try:
+        here = (cwd or Path.cwd()).resolve()
+    except OSError as error:
+        raise OptionError(f"the working directory cannot be used: {error.strerror}") from error
     if flags.operator == "tty" and not (is_terminal or _stdin_is_terminal)():
         raise OptionError("--operator tty needs a terminal to ask at")
     spec = flags.tree if flags.tree == STDLIB else str(here / _path(flags.tree, "--tree"))
@@ -110,6 +115,7 @@ def parse_options(
         rule=flags.rule,
         tree=tree,
         out=out,
+        fresh=flags.out is None,
         workers=flags.workers,
         operator=flags.operator,
         chaos=flags.chaos,
@@ -200,6 +206,8 @@ def _check_report(path: Path, out: Path, tree: Tree) -> Path:
         report = path.parent.resolve(strict=True) / path.name
         if not path.name or report.is_dir():
             raise OptionError(f"the report {shown(path)} is a directory")
+        if os.path.lexists(report) and (report.is_symlink() or not report.is_file()):
+            raise OptionError(f"the report {shown(path)} is there and is no regular file")
         _check_writable(report.parent, "the report")
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -19,9 +19,10 @@ import json
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
@@ -48,6 +49,8 @@ from trio_swarm.jobs.codemod.chaos import ChaosPlan
 from trio_swarm.jobs.codemod.operator import ROLE
 
 __all__ = ["CannotWrite", "Failed", "Ledger", "Pipeline", "Settled"]
+
+T = TypeVar("T")
 
 AGENT = "codemod"
 BATCH = 8
@@ -117,6 +120,8 @@ class Pipeline:
     """Requests sent to the operator again after it came back, and jobs given to another worker."""
     struck: list[str] = field(factory=list)
     """The chaos that fell."""
+    missed: list[str] = field(factory=list)
+    """The chaos that found nothing to hit."""
     swarm: Swarm = field(init=False)
     _task_ids: dict[str, str] = field(factory=dict)
     _due: list[str] = field(factory=list)
@@ -153,15 +158,22 @@ class Pipeline:
             watch.start_soon(self._start_pod)
             for number in range(self.workers):
                 watch.start_soon(self._start_prover, number + 1)
-            await self._all_files()
-            self.restarts = self._pool.statistics().restarts
-            self.restarts += sum(prover.statistics().restarts for prover in self._provers)
-            self.restarts += self._pod.statistics().restarts if self._pod is not None else 0
-            self.redelivered = self._seat.statistics().redelivered
+            try:
+                await self._all_files()
+                await self._strike_the_rest()
+            finally:
+                self._take_stock()
             watch.cancel_scope.cancel()
         self._server.remove(self._seat.sid, "the job is done")
         with trio.move_on_after(LEAVE_DEADLINE):
             await operator.wait()
+
+    def _take_stock(self) -> None:
+        parts: list[Pool | Pod | Child] = [self._pool, *self._provers]
+        if self._pod is not None:
+            parts.append(self._pod)
+        self.restarts = sum(part.statistics().restarts for part in parts)
+        self.redelivered = self._seat.statistics().redelivered
 
     # -- the operator ----------------------------------------------------------------
 
@@ -186,7 +198,8 @@ class Pipeline:
 
     async def _decide(self, query: JobQuery) -> str:
         patch = json.loads(query.prompt)
-        return str(await self._seat.ask(patch, task_id=self._task_ids[patch["path"]]))
+        task_id = self._task_ids[patch["path"]]
+        return str(await self._at_operator(partial(self._seat.ask, patch, task_id=task_id)))
 
     # -- the other processes ---------------------------------------------------------
 
@@ -254,13 +267,13 @@ class Pipeline:
         self.swarm.emit("file_settled", {"path": outcome.path, "kind": outcome.kind, "done": done})
         self._due += self.chaos.due(done, len(self.files))
         # What finds nobody at work waits for the next file: idle, nobody would miss the dead.
-        last = done == len(self.files)
-        self._due = [kind for kind in self._due if not self._strike(kind, done, last)]
+        self._due = [kind for kind in self._due if not self._strike(kind)]
 
     async def _gate(self, path: str, allowed: list[str]) -> None:
         task_id = self._task_ids[path] = f"ST-{secrets.token_hex(8)}"
         try:
-            await self._ask_leave(task_id)
+            ask = partial(self._seat.hook_before, task_id=task_id, agent=AGENT, attempt=1)
+            await self._at_operator(ask)
             allowed.append(path)
         except ApprovalDenied as denied:
             del self._task_ids[path]
@@ -300,6 +313,8 @@ class Pipeline:
                 self._offer_prover.send_nowait(child)
             if not proof["ok"]:
                 return Settled(path, "failed", edits, f"the proof failed: {proof['reason']}")
+            if (proof["edits"], proof["sha256"]) != (edits, scan["sha256"]):
+                return Settled(path, "failed", edits, "what was proved is not what was proposed")
             order = {key: scan[key] for key in ("output_b64", "sha256")} | {"path": str(self.out / path)}
             turn = await (await self._writer()).run(json.dumps(order), idempotent=True)
         except ChildCrashed as crash:
@@ -312,39 +327,59 @@ class Pipeline:
 
     # -- chaos -----------------------------------------------------------------------
 
-    async def _ask_leave(self, task_id: str) -> None:
+    async def _at_operator(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request of the operator, and cut its socket under it if that is due."""
         if not self._cut_due:
-            await self._seat.hook_before(task_id=task_id, agent=AGENT, attempt=1)
-            return
+            return await request()
         self._cut_due -= 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_when_pending)
-            await self._seat.hook_before(task_id=task_id, agent=AGENT, attempt=1)
+            answer = await request()
+        return answer  # noqa: RET504 - not out of the middle of a nursery
 
     async def _cut_when_pending(self) -> None:
-        # The gate beside us registers its request before it first waits: that is a step or two
+        # The call beside us registers its request before it first waits: that is a step or two
         # of the scheduler away, and the answer comes too soon to wait for anything else.
         for _ in range(100):
             if self._seat.statistics().replies.pending:
                 break
             await trio.lowlevel.checkpoint()
-        await self._server.disconnect(self._seat.sid)
+        await self._cut()
 
-    def _strike(self, kind: str, done: int, last: bool) -> bool:
+    async def _cut(self) -> None:
+        await self._server.disconnect(self._seat.sid)
+        self._fell("drop-operator")
+
+    def _strike(self, kind: str, *, idle_too: bool = False) -> bool:
         """Let it fall; False if there is nothing for it to hit yet."""
         if kind == "drop-operator":
             self._cut_due += 1
-        else:
-            pids = self._pids_of_children(last) if kind == "kill-child" else self._pids_of_workers(last)
-            # Through its owner, which reaps it: a pid that we remember may be another's by now.
-            victims = [process for process in self.swarm.processes() if process.pid in pids]
-            if not victims:
-                return False
+            return True
+        pids = self._pids_of_children(idle_too) if kind == "kill-child" else self._pids_of_workers(idle_too)
+        # Through its owner, which reaps it: a pid that we remember may be another's by now.
+        victims = [process for process in self.swarm.processes() if process.pid in pids]
+        if victims:
             self._killed.add(victims[0].pid)
-            self._lanes.start_soon(victims[0].signal, signal.SIGKILL)
+            self._lanes.start_soon(self._kill, victims[0], kind)
+        return bool(victims)
+
+    async def _kill(self, victim: ManagedProcess, kind: str) -> None:
+        await victim.signal(signal.SIGKILL)
+        self._fell(kind)
+
+    def _fell(self, kind: str) -> None:
         self.struck.append(kind)
-        self.swarm.emit("chaos", {"kind": kind, "done": done})
-        return True
+        self.swarm.emit("chaos", {"kind": kind, "done": len(self.ledger.settled)})
+
+    async def _strike_the_rest(self) -> None:
+        """After the last file: what waited for somebody at work hits the idle."""
+        async with trio.open_nursery() as self._lanes:
+            for _ in range(self._cut_due):
+                self._lanes.start_soon(self._cut)
+            if "kill-child" in self._due:
+                # They may still be coming up, if no file needed one.
+                self._offer_prover.send_nowait(await self._take_prover.receive())
+            self.missed = [kind for kind in self._due if not self._strike(kind, idle_too=True)]
 
     def _pids_of_children(self, idle_too: bool) -> set[int | None]:
         running = {child.pid for child in self._provers if idle_too or child.state == "running"}

@@ -112,7 +112,9 @@ def _names_bare(x: ast.AST, y: ast.ExceptHandler) -> bool:
     if getattr(x, "type", None) is not None:
         return False
     if not isinstance(y.type, ast.Name) or y.type.id != _NAME:
-        raise _Rejected(f"the bare handler of line {y.lineno} became {ast.unparse(y.type)[:60]}")
+        # Not unparsed: that recurses, and what stands there may be deep.
+        what = y.type.id if isinstance(y.type, ast.Name) else type(y.type).__name__
+        raise _Rejected(f"the bare handler of line {y.lineno} became {what[:60]}")
     return True
 
 

@@ -103,6 +103,8 @@ class Report:
     """Why an output could not be written; empty when all could."""
     gave_up: str = ""
     """Which supervisor gave up and why; empty when none did."""
+    stopped: tuple[str, ...] = ()
+    """What else ended the job before its time, a line each; files are then unsettled because of it."""
     errors: tuple[str, ...] = ()
     """Anything else that went wrong, a line each."""
     workers: int = 0
@@ -132,7 +134,8 @@ class Report:
             "survivors": len(self.survivors),
             "survivor_pids": list(self.survivors),
             "problems": list(self.problems),
-            "errors": list(self.errors),
+            "stopped": list(self.stopped),
+            "errors": [*self.stopped, *self.errors],
             "chaos": list(self.chaos),
             "processes": [dict(process) for process in self.processes],
             "wall_s": round(self.wall_s, 3),
@@ -150,6 +153,7 @@ def exit_status(report: Report) -> Status:
         (bool(report.disk_error), Status.CANNOT_WRITE),
         (bool(report.gave_up), Status.GAVE_UP),
         (bool(report.survivors), Status.SURVIVORS),
+        (bool(report.stopped), Status.FAILED),
         (report.settled_once != report.files, Status.NOT_ONCE),
         (bool(report.problems) or report.manifests_equal is False, Status.NOT_VERIFIED),
         (bool(report.errors), Status.FAILED),

@@ -118,7 +118,8 @@ def source_encoding(data: bytes) -> str:
     """The codec that the interpreter decodes *data* with: by byte order mark, cookie, or UTF-8."""
     if data.startswith(codecs.BOM_UTF8):
         return "utf-8"
-    for line in data[:4096].splitlines()[:2]:
+    # The cookie may stand behind a first line of any length.
+    for line in data.splitlines()[:2]:
         found = _COOKIE.match(line)
         if found:
             return _normal(found[1].decode("ascii"))

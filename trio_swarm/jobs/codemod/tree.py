@@ -130,8 +130,16 @@ def _walk(root: Path, *, stdlib: bool) -> Iterator[tuple[str, int]]:
             if entry.is_dir(follow_symlinks=False):
                 if _is_walked(entry.name, stdlib=stdlib):
                     pending.append(relative / entry.name)
-            elif entry.name.endswith(".py") and not entry.is_dir():
+            elif entry.name.endswith(".py") and not _leads_to_directory(entry):
                 yield str(relative / entry.name), _length(entry)
+
+
+def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
+    """A link to a directory is left out; one that leads nowhere is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_walked(name: str, *, stdlib: bool) -> bool:

@@ -74,7 +74,11 @@ def proposal(path: str, data: bytes, result: Rewrite, agent: str) -> dict[str, A
 
 
 def _shown(line: bytes, encoding: str) -> str:
-    return line.decode(encoding, "replace")[:_SHOWN_COLUMNS]
+    try:
+        text = line.decode(encoding, "replace")
+    except UnicodeError:  # a codec that cannot replace; this is for people to read
+        text = line.decode("ascii", "replace")
+    return text[:_SHOWN_COLUMNS]
 
 
 def _outcome(
