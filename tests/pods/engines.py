@@ -42,13 +42,6 @@ async def tool(turn):
     return "second"
 
 
-def _die_beneath(old, new, *, rename=os.rename, **at):
-    """The state files, which have no ``src_dir_fd``, are renamed all the same."""
-    if at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rename(old, new)
-
-
 async def do(turn):
     """``verb [argument]``, whatever a test needs."""
     verb, _, argument = (turn.input or "").partition(" ")
@@ -69,7 +62,7 @@ async def do(turn):
             return "survived"
         case "die-writing":
             # Between the temporary file and its renaming.
-            with mock.patch("os.rename", side_effect=_die_beneath):
+            with mock.patch("os.rename", side_effect=_die_renaming):
                 await turn.files.write_bytes(argument, b"x")
         case "write":
             await turn.files.write_bytes(argument, b"x")
