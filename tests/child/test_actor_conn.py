@@ -247,3 +247,26 @@ async def test_steering_beyond_the_inbox_is_dropped():
         await trio.testing.wait_all_tasks_blocked()
         start.set()
         assert (await peer.next())["result"] == "64"
+
+
+async def test_an_approval_body_too_large_for_a_frame_is_the_engines_error():
+    """It is raised where it was asked, nothing is sent, and the connection goes on."""
+    caught = []
+
+    async def engine(run):
+        try:
+            await run.request_approval("x" * MAX_FRAME, "execute")
+        except FrameError as error:
+            caught.append(str(error))
+        return str(await run.request_approval("Bash", "execute"))
+
+    async with connected(engine) as (peer, _):
+        await peer.send(kind="run", assignment="x")
+        asked = await peer.next()
+        assert asked["kind"] == "approval_request"
+        assert len(json.dumps(asked)) < 1000
+        await peer.send(kind="approval_reply", id=asked["id"], approved=True)
+        terminal = await peer.next()
+    assert (terminal["status"], terminal["result"]) == ("completed", "True")
+    assert len(caught) == 1
+    assert "does not fit into a frame" in caught[0]

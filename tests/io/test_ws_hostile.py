@@ -126,6 +126,28 @@ HANDSHAKES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("no upgrade", 400),
+        ("other upgrade", 400),
+        ("no connection", 400),
+        ("kept alive", 400),
+        ("no version", 400),
+        ("old version", 400),
+        ("no key", 400),
+        ("HTTP/1.0", 426),
+    ],
+)
+async def test_the_status_of_a_refusal_is_the_contracts(name, status):
+    """Contract: operators 1.1; the version that would do is named in each (RFC 6455, 4.4)."""
+    async with Server().running() as address, await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(HANDSHAKES[name])
+        answer = await drain(stream)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nSec-WebSocket-Version: 13\r\n" in answer
+
+
 @pytest.mark.parametrize("name", HANDSHAKES)
 async def test_what_is_no_handshake_is_answered_or_hung_up_on_in_time(name):
     server = Server()

@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.operators.support import Events, a_host
-from trio_swarm.errors import ApprovalDenied
+from trio_swarm.errors import ApprovalDenied, PeerGoneError
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Spawn
 from trio_swarm.operators import AnySeat, LocalSeat, WorkerResult
 
@@ -51,6 +51,7 @@ async def test_the_methods_get_the_frames_of_the_wire() -> None:
             await gate(seat)
             seat.hook_after(task_id="ST-1", agent="a", attempt=1, result=[1])
             result = await seat.spawn(task_id="ST-1", agent="a", attempt=1, directive="d")
+        assert (seat.sid, seat.name, seat.connected) == ("me", "me", True)
     asked, gated, spawned, told = sorted(obj.seen, key=lambda frame: isinstance(frame, HookAfter))
 
     assert result == WorkerResult(5, True)
@@ -63,7 +64,6 @@ async def test_the_methods_get_the_frames_of_the_wire() -> None:
     assert isinstance(spawned, Spawn)
     assert isinstance(told, HookAfter)
     assert told.result == [1]
-    assert (seat.sid, seat.name, seat.connected) == ("me", "me", True)
 
 
 @pytest.mark.parametrize("verdict", [None, True])
@@ -169,3 +169,39 @@ async def test_an_error_of_the_block_leaves_as_itself() -> None:
     with pytest.raises(ZeroDivisionError):
         async with LocalSeat.open(a_host(), Everything()):
             raise ZeroDivisionError
+
+
+VERBS = {
+    "ask": lambda seat: seat.ask("q", task_id="ST-1"),
+    "hook_before": gate,
+    "spawn": lambda seat: seat.spawn(task_id="ST-1", agent="a", attempt=1, directive="d"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_verb_after_the_block_raises_and_calls_nothing(verb) -> None:
+    """As that of a remote seat whose session is over."""
+    obj = Everything()
+    async with LocalSeat.open(a_host(), obj, name="me") as seat:
+        pass
+    assert not seat.connected
+    with pytest.raises(PeerGoneError, match="'me' is gone: its block was left"):
+        await VERBS[verb](seat)
+    assert obj.seen == []
+
+
+async def test_a_notice_after_the_block_raises() -> None:
+    """Nobody would ever be told of it."""
+    async with LocalSeat.open(a_host(), Everything(), name="me") as seat:
+        pass
+    with pytest.raises(PeerGoneError, match="its block was left"):
+        seat.hook_after(task_id="ST-1", agent="a", attempt=1, result=1)
+
+
+async def test_the_block_that_raised_has_ended_too() -> None:
+    """In every way out."""
+    with pytest.raises(KeyError):
+        async with LocalSeat.open(a_host(), Everything()) as seat:
+            raise KeyError
+    with pytest.raises(PeerGoneError):
+        await seat.ask("q", task_id="ST-1")

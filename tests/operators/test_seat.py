@@ -459,3 +459,17 @@ async def test_a_crowd_of_cancelled_requests_pushes_out_no_notice() -> None:
     assert [frame["result"] for frame in frames if frame["type"] == "hook_after"] == list(range(200))
     assert {frame["req_id"] for frame in frames if frame["type"] == "withdraw"} == asked
     assert events.of("notice_dropped") == []
+
+
+async def test_a_notice_larger_than_a_frame_is_dropped_and_named() -> None:
+    """It would fare no better on the next socket; what comes behind it is told."""
+    events = Events()
+    async with seated(events, max_frame=1000) as (_, seat, peer, _login):
+        seat.hook_after(task_id="ST-1", agent="a", attempt=1, result="x" * 2000)
+        seat.hook_after(task_id="ST-1", agent="a", attempt=2, result="y")
+        assert (await peer.next())["attempt"] == 2
+        [dropped] = events.of("notice_dropped")
+        assert "-ha-" in str(dropped["req_id"])
+        with trio.fail_after(5):
+            while seat.statistics().delivery.notices:
+                await trio.lowlevel.checkpoint()

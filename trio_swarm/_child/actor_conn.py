@@ -197,6 +197,8 @@ class Connection:
         await trio.lowlevel.checkpoint()
         request = f"sa-{uuid.uuid4()}"
         text = frames.encode(ApprovalRequest(id=request, body=dict(body)))
+        if too_large(text, MAX_FRAME):
+            raise FrameError(f"an approval request of {len(text)} characters does not fit into a frame")
         with trio.move_on_after(self._approval_wait), self._approvals.expect(request) as waiter:
             while not self._machine.control_room() and self._machine.speaks(run):
                 await self._room.event.wait()

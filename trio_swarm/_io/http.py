@@ -335,9 +335,10 @@ async def _linger(stream: trio.abc.Stream) -> None:
     with trio.move_on_after(CLOSE_DEADLINE):
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
-            while left > 0:
-                data = await stream.receive_some(RECEIVE_BUFFER)
-                if not data:
-                    break
-                left -= len(data)
+        # TLS has no half-close: there, the answer's `Connection: close` has to do.
+        while left > 0:
+            data = await stream.receive_some(RECEIVE_BUFFER)
+            if not data:
+                break
+            left -= len(data)
         await stream.aclose()

@@ -15,6 +15,7 @@ import trio
 import trio.abc
 
 from trio_swarm._io.groups import collapse
+from trio_swarm._io.tls import secure
 from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
 from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, RECEIVE_BUFFER
 
@@ -41,6 +42,8 @@ class Address:
             raise ValueError("expected a URL like http://127.0.0.1:7777")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError("the URL of a server holds no credentials, query or fragment")
+        if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
+            raise ValueError("the URL of a server is ASCII without blanks")
         return cls(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme], parts.path.rstrip("/"))
 
     @property
@@ -94,7 +97,7 @@ async def request(
     seconds more its answer is waited for, and told to ``on_reply`` alone.
 
     Raises:
-        HandshakeError: nobody could be connected to.
+        HandshakeError: nobody could be connected to, or not with TLS.
         PeerGoneError: the connection ended before the answer did.
         ProtocolError: the answer is no HTTP, or larger than ``max_body``.
         SlowPeerError: it took longer than ``deadline``.
@@ -120,13 +123,10 @@ async def request(
 
 async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
     try:
-        if address.scheme == "https":
-            return await trio.open_ssl_over_tcp_stream(
-                address.host, address.port, https_compatible=True, ssl_context=ssl_context
-            )
-        return await trio.open_tcp_stream(address.host, address.port)
-    except (OSError, trio.BrokenResourceError) as error:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    except OSError as error:
         raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
+    return stream if address.scheme == "http" else await secure(stream, address.host, ssl_context)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class LineTransport(Transport):
         await trio.lowlevel.checkpoint()
         return ()
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(self, code: int = 1000, reason: str = "", *, listening: bool = False) -> None:
         """See `Transport`; lines have no word for goodbye."""
         self._closed = True
         with trio.move_on_after(CLOSE_DEADLINE):

@@ -12,17 +12,18 @@ not receive fills the incoming queue, so that the link stops reading and the pee
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, NoReturn, Self, TypeVar
 
-import attrs
 import trio
 from typing_extensions import TypeForm
 
 from trio_swarm._io.closing import closing
 from trio_swarm._io.groups import collapse
+from trio_swarm._io.link_values import LinkStatistics, Malformed
 from trio_swarm._io.transport import Transport, too_large
 from trio_swarm.errors import FrameError, PeerError, SlowPeerError
 from trio_swarm.frames import decode, encode
@@ -34,38 +35,6 @@ InT = TypeVar("InT")
 
 _BATCH_BYTES: Final = 256 * 2**10
 """One write takes no more than this and one frame: what is being written is held twice."""
-
-
-@attrs.frozen
-class Malformed:
-    """A message that is not a frame of the link's union; the room decides what that means."""
-
-    error: FrameError
-    """What is wrong with it; ``error.unknown_tag`` is set where only the tag is unknown."""
-    size: int
-    """Its length. The data itself is not kept."""
-
-
-@attrs.frozen
-class LinkStatistics:
-    """Counts since the link was opened."""
-
-    frames_in: int
-    """Messages received, malformed ones included."""
-    frames_out: int
-    """Frames handed to the operating system."""
-    writes: int
-    """Writes to the stream; far fewer than frames when they are many."""
-    reads: int
-    """Reads from the stream."""
-    malformed: int
-    """Messages that were no frame."""
-    ignored: int
-    """Messages that the transport dropped (binary ones, over WebSocket)."""
-    queued: int
-    """Frames that wait for the writer now."""
-    waiting: int
-    """Frames that wait for `Link.receive` now."""
 
 
 class Link(Generic[InT]):
@@ -95,9 +64,12 @@ class Link(Generic[InT]):
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
         self._writer_done = trio.Event()
+        self._reading = trio.CancelScope()
+        self._read_until = math.inf
         self._fault: Exception | None = None
         self._reading_over = self._ended_cleanly = False
         self._closed = False
+        self._hear: Callable[[InT | Malformed], None] | None = None
         self._frames_in = self._frames_out = self._malformed = 0
 
     def __repr__(self) -> str:
@@ -186,21 +158,40 @@ class Link(Generic[InT]):
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    def take_arrived(self) -> list[InT | Malformed]:
+        """All that has come so far, maybe nothing; never waits and never raises.
+
+        That is more than what waits for `receive`: also what the link did not decode yet.
+        """
+        items = list(self._incoming)
+        self._incoming.clear()
+        items += [self._decoded(data) for data in self._transport.take_arrived()]
+        self._let_read()
+        return items
+
+    async def aclose(
+        self, code: int = 1000, reason: str = "", *, hear: Callable[[InT | Malformed], None] | None = None
+    ) -> None:
         """Let the queued frames leave, then close the connection. Idempotent.
 
         Takes ``CLOSE_DEADLINE`` for each of the two at most. ``code`` and ``reason`` go
         into the close frame of a WebSocket. When cancelled, closes at once.
+
+        ``hear``, which must not raise, is called with each frame that has come or comes
+        until the peer's own end: what it sent before it knew. Without it they are dropped.
         """
         if self._closed:
             await trio.lowlevel.checkpoint()
             return
+        self._hear = hear
+        self._hear_arrived()
         try:
             with trio.move_on_after(CLOSE_DEADLINE):
                 await self._flush_quietly()
             self._close_queues()
-            await self._transport.aclose(code, reason)
+            await self._transport.aclose(code, reason, listening=hear is not None)
         finally:
+            self._hear_arrived()
             self._close_queues()
             await trio.aclose_forcefully(self._transport)
 
@@ -222,9 +213,9 @@ class Link(Generic[InT]):
     async def _read_all(self) -> None:
         fault: Exception | None = None
         try:
-            while batch := await self._transport.receive_batch():
-                for data in batch:
-                    self._incoming.append(self._decoded(data))
+            while batch := await self._received_batch():
+                self._incoming += [self._decoded(data) for data in batch]
+                self._hear_arrived()
                 self._arrived.unpark(count=len(batch))
                 while len(self._incoming) >= self._incoming_frames and not self._closed:
                     await self._taken.park()
@@ -241,6 +232,13 @@ class Link(Generic[InT]):
             if fault is not None:
                 self._stop_sending()
 
+    async def _received_batch(self) -> Sequence[str | bytes]:
+        with trio.CancelScope(deadline=self._read_until) as self._reading:
+            return await self._transport.receive_batch()
+        if batch := self._transport.take_arrived():
+            return batch
+        raise trio.BrokenResourceError("nothing came after sending broke")
+
     async def _write_all(self) -> None:
         try:
             async for first in self._outgoing:
@@ -253,6 +251,9 @@ class Link(Generic[InT]):
                         mark.set()
         except (PeerError, trio.BrokenResourceError) as error:
             self._fault = self._fault or error
+            # The reader may still find what the peer said before it went, and its end. It is
+            # not waited for when only this direction is broken.
+            self._read_until = self._reading.deadline = trio.current_time() + CLOSE_DEADLINE
         except trio.ClosedResourceError:
             # Closed under us, as above.
             pass
@@ -312,6 +313,11 @@ class Link(Generic[InT]):
             if self._closed or self._reading_over:
                 self._raise_over(reading=True)
             await self._arrived.park()
+
+    def _hear_arrived(self) -> None:
+        if self._hear is not None:
+            for item in self.take_arrived():
+                self._hear(item)
 
     def _let_read(self) -> None:
         # Half empty, not one less than full: so that the reader wakes once per many frames.

@@ -69,7 +69,7 @@ class _MemoryTransport(Transport):
         self._reads += 1
         return batch
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(self, code: int = 1000, reason: str = "", *, listening: bool = False) -> None:
         again, self._me.closed = self._me.closed, True
         try:
             await trio.lowlevel.checkpoint()

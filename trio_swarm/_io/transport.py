@@ -70,12 +70,18 @@ class Transport(trio.abc.AsyncResource):
         is lost: what was read comes with the next call.
         """
 
+    def take_arrived(self) -> Sequence[str | bytes]:
+        """The messages that are here and that `receive_batch` did not hand over yet; never waits."""
+        return ()
+
     @abc.abstractmethod
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(self, code: int = 1000, reason: str = "", *, listening: bool = False) -> None:
         """Say goodbye where the protocol has a word for it, and close; bounded, idempotent.
 
         ``code`` and ``reason`` travel in a WebSocket close frame only. The transport is
-        closed in every way out; when cancelled, it is cut without a word.
+        closed in every way out; when cancelled, it is cut without a word. Messages that
+        come between our goodbye and the peer's are dropped, unless ``listening``: then
+        `receive_batch` gives them as before, and `take_arrived` the last of them.
         """
 
     async def aclose_forcefully(self) -> None:

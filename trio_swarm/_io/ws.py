@@ -101,11 +101,17 @@ class WsTransport(Transport):
             self._raise_over()
         return batch or ()
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    def take_arrived(self) -> Sequence[str | bytes]:
+        """See `Transport`."""
+        return self._wire.take_all()
+
+    async def aclose(self, code: int = 1000, reason: str = "", *, listening: bool = False) -> None:
         """See `Transport`: the closing handshake within ``CLOSE_DEADLINE``, then the cut."""
-        self._closed = self._wire.frames.deaf = True
-        # So that the peer's close frame is read even when nobody took its messages.
-        self._wire.take_all()
+        self._wire.frames.closing = True
+        if not listening:
+            self._closed = self._wire.frames.deaf = True
+            # So that the peer's close frame is read even when nobody took its messages.
+            self._wire.take_all()
         try:
             if self._wire.violated.is_set():
                 with trio.move_on_after(CLOSE_DEADLINE):
@@ -113,6 +119,7 @@ class WsTransport(Transport):
             elif self._ws is not None and not self._over.is_set():
                 await self._say_goodbye(self._ws, code, reason)
         finally:
+            self._closed = True
             await trio.aclose_forcefully(self._wire)
 
     # -- parts ---------------------------------------------------------------------------
@@ -167,6 +174,7 @@ class WsTransport(Transport):
                 if scope.cancelled_caught:
                     raise HandshakeError(f"no handshake within {deadline:g} s")
                 self._begun.set()
+                nursery.start_soon(self._wire.write_control)
                 nursery.start_soon(self._end_on_violation)
                 if ping_every is not None:
                     nursery.start_soon(self._ping, ping_every)
@@ -195,11 +203,9 @@ class WsTransport(Transport):
         self._answered.set()
 
     async def _ping(self, every: float) -> None:
-        # One ping at a time: unanswered ones are kept, and a peer may never answer.
         while True:
             await trio.sleep(every)
-            if self._ws is not None:
-                await self._ws.ping(b"trio-swarm")
+            self._wire.ping(b"trio-swarm")
 
     async def _watch_silence(self, silence: float) -> None:
         while True:
@@ -297,7 +303,7 @@ async def accept_ws(
     """Accept the handshake whose request is ``raw``, all bytes read of ``stream`` so far.
 
     That is `Head.raw`; policy (path, Host, Origin, token) comes before this. What is no
-    handshake is answered 400 or 426 and raised as `HandshakeError`. Otherwise like
+    handshake is answered 400, or 426 for HTTP/1.0, and raised as `HandshakeError`. Otherwise like
     `open_ws_client`, with ``extra_headers`` in the answer. The stream is closed on leaving.
     """
     refusal: HeadError | None = None

@@ -20,7 +20,7 @@ import attrs
 
 from trio_swarm.limits import MAX_FRAGMENTS
 
-__all__ = ["FrameReader", "Goodbye", "Violation", "text_frames"]
+__all__ = ["FrameReader", "Goodbye", "Violation", "ping_frame", "text_frames"]
 
 _FIN, _RESERVED, _OPCODE, _MASK, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
@@ -71,8 +71,10 @@ class FrameReader:
     """What the peer did wrong; nothing after it is looked at."""
     goodbye: Goodbye | None = None
     """The peer's close frame; nothing after it is looked at."""
+    closing: bool = False
+    """We are closing: pings are not answered any more."""
     deaf: bool = False
-    """We are closing: only the peer's close frame is of interest any more."""
+    """Nobody takes messages any more: of interest is only the peer's close frame."""
     _buffer: bytearray = attrs.field(factory=bytearray)
     _needed: int = 2
     _kind: int | None = None
@@ -80,10 +82,10 @@ class FrameReader:
     _size: int = 0
     _fragments: int = 0
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> list[bytes]:
         """Take in ``data``; what of it is for trio-websocket: whole control frames."""
         if self._is_over():
-            return b""
+            return []
         buffer = self._buffer
         buffer += data
         control: list[bytes] = []
@@ -97,7 +99,7 @@ class FrameReader:
             buffer.clear()
         else:
             del buffer[:position]
-        return b"".join(control)
+        return control
 
     def take_all(self) -> list[str]:
         """The messages that have come, which are the caller's from here on."""
@@ -185,8 +187,7 @@ class FrameReader:
 
     def _is_for_them(self, opcode: int, payload: bytes) -> bool:
         if opcode != _CLOSE:
-            # wsproto refuses to answer a ping once it has sent its close frame, and raises.
-            return not self.deaf
+            return not self.closing
         if not payload:
             self.goodbye = Goodbye(NO_CODE, "")
             return True
@@ -246,6 +247,14 @@ def text_frames(messages: Sequence[str], *, mask: bool) -> bytes:
             payload = _masked(payload, key)
         pieces.append(payload)
     return b"".join(pieces)
+
+
+def ping_frame(payload: bytes, *, mask: bool) -> bytes:
+    """A ping with up to 125 bytes; masked as a client's must be."""
+    if not mask:
+        return bytes((_FIN | _PING, len(payload))) + payload
+    key = os.urandom(_MASK_SIZE)
+    return bytes((_FIN | _PING, _MASK | len(payload))) + key + _masked(payload, key)
 
 
 def _masked(payload: bytes, key: bytes) -> bytes:

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trio_swarm._io.head import Head, HeadError
+from trio_swarm._io.tls import secure
 from trio_swarm.errors import HandshakeError
 from trio_swarm.limits import CLOSE_DEADLINE
 
@@ -61,31 +62,24 @@ async def connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.
         stream = await trio.open_tcp_stream(address.host, address.port)
     except OSError as error:
         raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
-    if not address.secure:
-        return stream
-    try:
-        if ssl_context is None:
-            # It reads the system's certificates: tens of milliseconds, not in the loop.
-            ssl_context = await trio.to_thread.run_sync(ssl.create_default_context)
-        return trio.SSLStream(stream, ssl_context, server_hostname=address.host, https_compatible=True)
-    except BaseException:
-        # Cancelled, or no certificates on this system.
-        await trio.aclose_forcefully(stream)
-        raise
+    return await secure(stream, address.host, ssl_context) if address.secure else stream
 
 
 def check_upgrade(head: Head) -> None:
     """That trio-websocket will take it: for all else it answers, and never returns.
 
-    RFC 6455, section 4.2.1. Raises `HeadError`.
+    RFC 6455, section 4.2.1. Raises `HeadError`: 426 for a connection that cannot be upgraded,
+    HTTP/1.0, and 400 for all else that is wrong with it (contract: operators 1.1).
     """
     tokens = [token.strip().lower() for token in (head.all("connection") or ("",))[-1].split(",")]
-    if head.method != "GET" or head.http_version != "1.1":
-        raise HeadError(400, "a WebSocket handshake is an HTTP/1.1 GET")
+    if head.http_version != "1.1":
+        raise HeadError(426, "a WebSocket needs HTTP/1.1")
+    if head.method != "GET":
+        raise HeadError(400, "a WebSocket handshake is a GET")
     if (head.get("upgrade") or "").lower() != "websocket" or "upgrade" not in tokens:
-        raise HeadError(426, "this is a WebSocket endpoint")
+        raise HeadError(400, "this is a WebSocket endpoint")
     if head.get("sec-websocket-version") != "13":
-        raise HeadError(426, "only WebSocket version 13 is spoken here")
+        raise HeadError(400, "only WebSocket version 13 is spoken here")
     try:
         nonce = base64.b64decode(head.get("sec-websocket-key") or "", validate=True)
         (head.get("host") or "").encode("ascii").decode("idna")
@@ -100,7 +94,9 @@ def check_upgrade(head: Head) -> None:
 async def refuse(stream: trio.abc.Stream, error: HeadError) -> None:
     """Answer ``error`` on ``stream``; bounded, and never raises for what the peer does."""
     body = f"{error.text}\n".encode("ascii", "replace")
-    version = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" if error.status == 426 else ""
+    # Which upgrade and which version would do: RFC 9110, 15.5.22; RFC 6455, 4.4.
+    version = "Upgrade: websocket\r\n" if error.status == 426 else ""
+    version += "Sec-WebSocket-Version: 13\r\n"
     answer = (
         f"HTTP/1.1 {error.status} Refused\r\n{version}Connection: close\r\n"
         f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -5,6 +5,10 @@
 * It passes the head of the handshake on by itself, and what follows only when the
   handshake is done: trio-websocket loses bytes that come along with a request's head.
 * It stops reading while the messages that nobody took are too many: then the peer waits.
+* The task that reads never waits to write a pong: of two peers that both write, and answer a
+  ping before they read on, neither would read any more. One pong is kept, the newest ping's
+  (RFC 6455, 5.5.3), and written by a task of its own; so are our pings, since who waits
+  inside trio-websocket to write one keeps its reader from what it wants to write.
 * It knows when the peer was last heard.
 * A write that is cancelled, or that the peer does not take in time, poisons it: nobody
   knows how much of it went out, so it is closed and never used again.
@@ -12,12 +16,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 import trio
 
 from trio_swarm._io.head import split_head
-from trio_swarm._io.wsframes import FrameReader
+from trio_swarm._io.wsframes import FrameReader, ping_frame
 from trio_swarm.errors import HandshakeError
 from trio_swarm.limits import INCOMING_FRAMES, MAX_HEAD, RECEIVE_BUFFER, SEND_DEADLINE
 
@@ -27,6 +32,8 @@ _UNREAD_BYTES: Final = 2**20
 """Of whole messages that nobody took, before the wire stops reading."""
 
 _CLOSE_FRAME: Final = b"\x88"
+_PING_FRAME: Final = b"\x89"
+_PONG_FRAME: Final = b"\x8a"
 
 
 class WsWire(trio.abc.Stream):
@@ -57,6 +64,9 @@ class WsWire(trio.abc.Stream):
         self._head = head
         self._rest = rest
         self._head_passed = False
+        self._control: deque[bytes] = deque()
+        self._ping = self._pong = b""
+        self._control_due = trio.lowlevel.ParkingLot()
         self._said_goodbye = False
         self._upgraded = trio.Event()
         self._arrived = trio.lowlevel.ParkingLot()
@@ -76,18 +86,44 @@ class WsWire(trio.abc.Stream):
             self._writing.release()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """For trio-websocket: the handshake, or one control frame."""
+        """For trio-websocket: the handshake, or one control frame. A pong only gets due."""
+        if self._upgraded.is_set() and data[:1] == _PONG_FRAME:
+            self._pong = bytes(data)
+            self._control_due.unpark_all()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return
         await self._lock()
         try:
             if self._upgraded.is_set() and data[:1] == _CLOSE_FRAME:
                 self._said_goodbye = True
-            # The task that reads writes these; no writer's deadline covers them.
-            with trio.move_on_after(SEND_DEADLINE) as scope:
-                await self._write(data)
+            await self._write_in_time(data)
         finally:
             self._writing.release()
+
+    def ping(self, payload: bytes) -> None:
+        """A ping gets due. One is kept: whoever reads so slowly is not asked twice."""
+        self._ping = ping_frame(payload, mask=not self.frames.masked)
+        self._control_due.unpark_all()
+
+    async def write_control(self) -> None:
+        """Write the ping and the pong that are due, until the connection is over; its own task."""
+        try:
+            while True:
+                while not (self._ping or self._pong):
+                    await self._control_due.park()
+                # Whoever writes now is waited for; in fair order, so that data cannot starve it.
+                async with self._writing:
+                    data, self._ping, self._pong = self._pong + self._ping, b"", b""
+                    if not self._said_goodbye:
+                        await self._write_in_time(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # The reader sees the same end, and that one counts.
+
+    async def _write_in_time(self, data: bytes | bytearray | memoryview) -> None:
+        # No writer's deadline covers what trio-websocket writes.
+        with trio.move_on_after(SEND_DEADLINE) as scope:
+            await self._write(data, scope)
         if scope.cancelled_caught:
-            self.slow, self.poisoned = True, False
             raise trio.BrokenResourceError("the peer did not read")
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -101,14 +137,18 @@ class WsWire(trio.abc.Stream):
         except trio.WouldBlock:
             await self._writing.acquire()
 
-    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+    async def _write(
+        self, data: bytes | bytearray | memoryview, limit: trio.CancelScope | None = None
+    ) -> None:
         if self.cut:
             raise trio.BrokenResourceError("the connection was cut")
         self.writes += 1
         try:
             await self._stream.send_all(data)
         except trio.Cancelled:
-            self.poisoned = True
+            # Before anybody is told, and asks why.
+            self.slow = limit is not None and limit.deadline <= trio.current_time()
+            self.poisoned = not self.slow
             self._cut()
             await trio.aclose_forcefully(self._stream)
             raise
@@ -158,6 +198,10 @@ class WsWire(trio.abc.Stream):
             return self._head
         await self._upgraded.wait()
         while True:
+            if self._control:
+                await trio.lowlevel.checkpoint()  # A read may have brought thousands of them.
+                if control := self._next_control():
+                    return control
             while self.full:
                 await self._taken.park()
                 self.heard = trio.current_time()
@@ -167,13 +211,19 @@ class WsWire(trio.abc.Stream):
                 return b""
             # Data behind a violation or a goodbye is read and dropped: closing with unread
             # bytes would reset the connection, and our close frame would be lost with it.
-            control = self.frames.feed(data)
+            self._control += self.frames.feed(data)
             if self.frames.violation is not None:
                 self.violated.set()
             if self.frames.messages or self.over:
                 self._arrived.unpark_all()
-            if control:
+
+    def _next_control(self) -> bytes:
+        """One at a time: wsproto raises for a ping that it comes to after our close frame."""
+        while self._control:
+            control = self._control.popleft()
+            if not (self.frames.closing and control[:1] == _PING_FRAME):
                 return control
+        return b""
 
     async def _read(self) -> bytes:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
@@ -240,9 +241,16 @@ class OperatorClient:
             raise _TakenOver("another connection took the session over")
 
     async def _converse(self, link: Link[ServerMsg]) -> None:
+        """Until the link is over; everything that had come by then was taken in."""
+        unread: deque[ServerMsg | Malformed] = deque()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_all, link, nursery.cancel_scope)
-            nursery.start_soon(self._read_all, link, nursery.cancel_scope)
+            nursery.start_soon(self._read_all, link, unread, nursery.cancel_scope)
+        for frame in (*unread, *link.take_arrived()):
+            self._heard = True
+            request = self._received(frame)
+            if request is not None:
+                self._show_nowait(request)
 
     async def _write_all(self, link: Link[ServerMsg], scope: trio.CancelScope) -> None:
         try:
@@ -257,19 +265,27 @@ class OperatorClient:
                 self._ledger.written(replies)
                 self._written.unpark_all()
         except (PeerError, trio.BrokenResourceError, trio.ClosedResourceError):
-            scope.cancel()
+            # The reader has the last word, as the link says; but not for as long as it waits
+            # for the user, because there are replies that want another socket.
+            scope.deadline = trio.current_time() + CLOSE_DEADLINE
 
-    async def _read_all(self, link: Link[ServerMsg], scope: trio.CancelScope) -> None:
+    async def _read_all(
+        self, link: Link[ServerMsg], unread: deque[ServerMsg | Malformed], scope: trio.CancelScope
+    ) -> None:
         try:
             while True:
-                items = await link.receive_many()
+                unread += await link.receive_many()
                 self._heard = True
-                for item in items:
-                    await self._received(item)
+                while unread:
+                    request = self._received(unread[0])
+                    if request is not None:
+                        await self._show(request)
+                    unread.popleft()
         except (trio.EndOfChannel, PeerError, trio.BrokenResourceError, trio.ClosedResourceError):
             scope.cancel()
 
-    async def _received(self, frame: ServerMsg | Malformed) -> None:
+    def _received(self, frame: ServerMsg | Malformed) -> OperatorRequest | None:
+        """Take in what the server said; returns a request that is to be shown to the user."""
         if isinstance(frame, Malformed):
             self._malformed += 1
         elif isinstance(frame, Withdraw):
@@ -278,9 +294,10 @@ class OperatorClient:
             if self._ledger.told(frame.req_id):
                 self._notify(frame)
         elif not isinstance(frame, Receipt):
-            await self._requested(frame)
+            return self._requested(frame)
+        return None
 
-    async def _requested(self, frame: Ask | HookBefore | Spawn) -> None:
+    def _requested(self, frame: Ask | HookBefore | Spawn) -> OperatorRequest | None:
         arrival = self._ledger.arrived(frame.req_id)
         if arrival == "answered":
             self._due.unpark_all()
@@ -288,9 +305,12 @@ class OperatorClient:
         if shown is not None:
             shown.deadline = deadline_of(frame)
         if arrival != "new":
-            return
+            return None
         request = request_for(frame, self)
         self._ledger.show(frame.req_id, request)
+        return request
+
+    async def _show(self, request: OperatorRequest) -> None:
         put = False
         try:
             await self._put.send(request)
@@ -298,7 +318,13 @@ class OperatorClient:
         finally:
             if not put:
                 # Nobody was shown it: when it comes again, it is new.
-                self._ledger.unshow(frame.req_id)
+                self._ledger.unshow(request.req_id)
+
+    def _show_nowait(self, request: OperatorRequest) -> None:
+        try:
+            self._put.send_nowait(request)
+        except trio.WouldBlock:
+            self._ledger.unshow(request.req_id)
 
     def _taken_back(self, frame: Withdraw) -> None:
         request = self._ledger.withdraw(frame.req_id)

@@ -15,7 +15,7 @@ from trio_swarm._io.deadline import remaining_ms
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.guard import crash_barrier
 from trio_swarm._io.host import Host
-from trio_swarm.errors import ApprovalDenied
+from trio_swarm.errors import ApprovalDenied, PeerGoneError
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Spawn, Worker
 from trio_swarm.limits import CLOSE_DEADLINE, EVENTS_BUFFERED
 from trio_swarm.operators.base import VERBS, AnySeat, WorkerResult
@@ -37,7 +37,8 @@ class LocalSeat(AnySeat):
     * ``execute`` returns a `WorkerResult`, or just the value of a success.
 
     What they raise comes out of the verb as it is. A verb that the object does not have
-    raises ``TypeError`` when it is called. Made by `LocalSeat.open`.
+    raises ``TypeError`` when it is called. Made by `LocalSeat.open`; when that block has been
+    left, every verb raises `PeerGoneError`, as that of a session that is over does.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LocalSeat(AnySeat):
         self._notices: deque[HookAfter] = deque()
         self._max_notices = max_notices
         self._telling = False
+        self._gone = False
         self._arrived = trio.lowlevel.ParkingLot()
         self._idle = trio.lowlevel.ParkingLot()
 
@@ -73,7 +75,10 @@ class LocalSeat(AnySeat):
         with collapse():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(seat._tell_all)
-                yield seat
+                try:
+                    yield seat
+                finally:
+                    seat._gone = True
                 with trio.move_on_after(CLOSE_DEADLINE):
                     await seat._wait_told()
                 nursery.cancel_scope.cancel()
@@ -93,8 +98,8 @@ class LocalSeat(AnySeat):
 
     @property
     def connected(self) -> bool:
-        """Always."""
-        return True
+        """Until the block is left."""
+        return not self._gone
 
     @property
     def verbs(self) -> frozenset[str]:
@@ -138,7 +143,10 @@ class LocalSeat(AnySeat):
     def hook_after(
         self, *, task_id: str, agent: str, attempt: int, result: Any, parent_req_id: str | None = None
     ) -> None:
-        """See `AnySeat.hook_after`. What ``after_spawn`` raises becomes an event."""
+        """See `AnySeat.hook_after`. What ``after_spawn`` raises becomes an event.
+
+        Raises `PeerGoneError` when the block has been left.
+        """
         self._require("after_spawn")
         if len(self._notices) >= self._max_notices:
             dropped = self._notices.popleft()
@@ -187,10 +195,15 @@ class LocalSeat(AnySeat):
         """Call the object's method; a checkpoint even where it is not async."""
         self._require(verb)
         await trio.lowlevel.checkpoint()
+        return await self._run(verb, frame)
+
+    async def _run(self, verb: str, frame: object) -> Any:
         result = getattr(self._obj, verb)(frame)
         return await result if inspect.isawaitable(result) else result
 
     def _require(self, verb: str) -> None:
+        if self._gone:
+            raise PeerGoneError(f"operator {self._name!r} is gone: its block was left")
         if verb not in self._verbs:
             raise TypeError(f"operator {self._name!r} cannot {verb}: its object has no such method")
 
@@ -202,7 +215,8 @@ class LocalSeat(AnySeat):
             frame = self._notices.popleft()
             self._telling = True
             with crash_barrier(f"{self._name}.after_spawn", self._report):
-                await self._call("after_spawn", frame)
+                await trio.lowlevel.checkpoint()
+                await self._run("after_spawn", frame)
             self._telling = False
 
     async def _wait_told(self) -> None:

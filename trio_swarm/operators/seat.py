@@ -244,18 +244,26 @@ class Seat(AnySeat):
         the socket is closed at once.
         """
         async with open_link(transport, ClientMsg, name=self._sid) as link:
-            socket = SeatSocket(next(self._numbers), link, transport, self._machine, self._due)
+            socket = SeatSocket(
+                next(self._numbers),
+                link,
+                transport,
+                self._machine,
+                self._due,
+                self._received,
+                self._cannot_be_sent,
+            )
             try:
                 self._attach(socket)
             except SeatGone as gone:
                 await link.aclose(1000, gone.reason)
                 return
             try:
-                await socket.run(self._received, self._cannot_be_sent)
+                await socket.run()
             finally:
                 self._detach(socket)
-            if socket.farewell is not None:
-                await link.aclose(*socket.farewell)
+            # A reply counts from whichever socket it comes (contract 3.3), while any does.
+            await socket.say_farewell(listening=not self.gone)
 
     async def wait_connected(self) -> None:
         """Wait until a socket is attached. Raises `PeerGoneError` if the session ends instead."""
@@ -312,10 +320,11 @@ class Seat(AnySeat):
 
     def _cannot_be_sent(self, due: Due, error: FrameError) -> None:
         """Tell the asker, and never try again: the next socket would fare no better."""
+        req_id = cast(Ask | HookBefore | Spawn | HookAfter | Withdraw, due.frame).req_id
         if due.notice:
             self._machine.written([due])
+            self._notice_dropped(req_id)
             return
-        req_id = cast(Ask | HookBefore | Spawn, due.frame).req_id
         if self._replies.resolve(req_id, _Unsendable(error)) == "accepted":
             self._machine.settle(req_id)
 

@@ -29,6 +29,9 @@ class SeatSocket:
     _machine: SeatMachine
     _due: trio.lowlevel.ParkingLot
     """Where to wait for something to write."""
+    _received: Callable[[ClientMsg | Malformed], None]
+    """Gets each message that comes; must not raise."""
+    _cannot_be_sent: Callable[[Due, FrameError], None]
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     farewell: tuple[int, str] | None = None
     """Close code and reason, when this end wants it closed."""
@@ -39,49 +42,62 @@ class SeatSocket:
         self._scope.cancel()
 
     async def cut(self) -> None:
-        """End it without a word."""
+        """End it without a word. What has come by now still counts."""
+        self._take_arrived()
         await self._transport.aclose_forcefully()
         self._scope.cancel()
 
-    async def run(
-        self,
-        received: Callable[[ClientMsg | Malformed], None],
-        cannot_be_sent: Callable[[Due, FrameError], None],
-    ) -> None:
-        """Write what is due and pass on what comes, until either end has had enough."""
+    async def run(self) -> None:
+        """Write what is due and pass on what comes, until either end has had enough.
+
+        Every message that had come by then was passed on.
+        """
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_all, cannot_be_sent)
-                nursery.start_soon(self._read_all, received)
+                nursery.start_soon(self._write_all)
+                nursery.start_soon(self._read_all)
+        self._take_arrived()
 
-    async def _write_all(self, cannot_be_sent: Callable[[Due, FrameError], None]) -> None:
+    async def say_farewell(self, *, listening: bool) -> None:
+        """Close the link with the farewell, if there is one; at most twice ``CLOSE_DEADLINE``.
+
+        ``listening`` passes on what the peer sends until it has seen that it was parted from.
+        """
+        if self.farewell is not None:
+            await self._link.aclose(*self.farewell, hear=self._received if listening else None)
+
+    def _take_arrived(self) -> None:
+        for item in self._link.take_arrived():
+            self._received(item)
+
+    async def _write_all(self) -> None:
         try:
             while True:
                 dues = self._machine.take(self.number, trio.current_time())
                 if dues:
-                    await self._write(dues, cannot_be_sent)
+                    await self._write(dues)
                 else:
                     await self._due.park()
         except _GONE:
-            self._scope.cancel()
+            return  # The reader has the last word: what the peer said before it went counts.
 
-    async def _write(self, dues: list[Due], cannot_be_sent: Callable[[Due, FrameError], None]) -> None:
+    async def _write(self, dues: list[Due]) -> None:
         for due in dues:
             if not self._machine.wanted(due):
                 continue
             try:
                 await self._link.send(due.frame)
             except FrameError as error:
-                cannot_be_sent(due, error)
+                self._cannot_be_sent(due, error)
         if any(due.notice for due in dues):
             # A notice is given up only when it is on its way: nothing will answer it.
             await self._link.flush()
             self._machine.written(dues)
 
-    async def _read_all(self, received: Callable[[ClientMsg | Malformed], None]) -> None:
+    async def _read_all(self) -> None:
         try:
             while True:
                 for item in await self._link.receive_many():
-                    received(item)
+                    self._received(item)
         except (trio.EndOfChannel, *_GONE):
             self._scope.cancel()
