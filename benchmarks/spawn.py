@@ -7,14 +7,16 @@ One run measures all of them in turn, round by round, and prints medians and the
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import trio
 
-from trio_swarm._io.process import Warden, open_warden
+from trio_swarm._io.process import Warden, open_warden, python_argv, python_env
 
 EXIT, BYTE = ["true"], ["echo", "x"]
 PEERS = ("trio", "Popen")
@@ -50,6 +52,45 @@ async def popen_byte(_: Warden) -> None:
         process.stdout.read(1)
 
 
+WORKER = "import trio_swarm._child.pool_worker"
+"""What a worker's process imports before it can listen; actors and pods import more than twice as much."""
+
+
+async def branch(warden: Warden, sock: str) -> float:
+    """Seconds until a pool worker listens: its standard output ends then."""
+    begun = time.perf_counter()
+    argv = python_argv("trio_swarm._child.pool_worker", "--sid", "p-1", "--sock", sock, "--version", "1")
+    worker = await warden.start(argv, name="worker", stdout="pipe")
+    while await worker.stdout.receive_some():
+        continue
+    taken = time.perf_counter() - begun
+    await worker.stop()
+    return taken
+
+
+async def executed() -> float:
+    """Seconds for a fresh interpreter to come as far."""
+    begun = time.perf_counter()
+    await trio.run_process([sys.executable, "-P", "-c", WORKER], env={**os.environ, **python_env()})
+    return time.perf_counter() - begun
+
+
+async def workers(rounds: int) -> None:
+    """The first branch waits for the stem; the others do not."""
+    branches, fresh = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_warden() as warden:
+            first = await branch(warden, f"{directory}/first")
+            for each in range(rounds):
+                branches.append(await branch(warden, f"{directory}/{each}"))
+                fresh.append(await executed())
+    ours, theirs = statistics.median(branches) * 1e3, statistics.median(fresh) * 1e3
+    print(
+        f"a pool worker      : {ours:.1f} ms (the first {first * 1e3:.0f})"
+        f" = {ours / theirs:.2f} x an interpreter ({theirs:.0f})"
+    )
+
+
 async def opened() -> float:
     begun = time.perf_counter()
     async with open_warden():
@@ -75,6 +116,7 @@ async def main(rounds: int) -> None:
         print(f"spawn to {what:10}: warden {ours:.2f} ms = {' = '.join(told)}")
     starts = [await opened() for _ in range(10)]
     print(f"opening a warden   : {statistics.median(starts) * 1e3:.0f} ms")
+    await workers(max(5, rounds // 10))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,12 @@ MAX_RESTARTS: Final = 3
 RESTART_WITHIN: Final = 60.0
 """The supervisor's window."""
 
+BACKOFF_FIRST: Final = 0.1
+"""Before the second restart in a window; the first is immediate, each later one waits twice as long."""
+
+BACKOFF_CEILING: Final = 5.0
+"""No restart waits longer. Precedent: Kubernetes' crash loop backoff, which doubles up to 300 s."""
+
 MAX_ATTEMPTS: Final = 3
 """Tries of one job that takes its worker down. Precedent: Dask's allowed-failures, 3."""
 

@@ -110,3 +110,24 @@ async def die_once(run):
 async def deadline(run):
     left = trio.current_effective_deadline() - trio.current_time()
     return json.dumps(left < 1e6 and round(left))
+
+
+async def fork(run):
+    """Forks; what the copy does then is the assignment."""
+    pid = os.fork()
+    if pid == 0:
+        if run.assignment == "raise":
+            raise LookupError("the copy")
+        if run.assignment == "emit":
+            await run.emit({"type": "the copy"})
+        return "the copy"
+    await trio.to_thread.run_sync(os.waitpid, pid, 0)
+    return "the original"
+
+
+def fork_in_thread(run):
+    pid = os.fork()
+    if pid == 0:
+        return "the copy"
+    os.waitpid(pid, 0)
+    return "the original"

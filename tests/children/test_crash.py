@@ -63,11 +63,13 @@ async def test_a_process_killed_while_idle_is_replaced_by_the_next_run(tmp_path)
 async def test_leaving_the_block_gives_up_a_restart(tmp_path, monkeypatch):
     """The run that waits for it is told as promised, and not when the new process comes up or does not."""
     slow, seen = tmp_path / "slow", tmp_path / "seen"
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        f"if os.path.exists({str(slow)!r}) and 'trio_swarm._child.actor' in sys.orig_argv:\n"
+    (tmp_path / "slow_engine.py").write_text(
+        "import os, signal\n"
+        f"if os.path.exists({str(slow)!r}):\n"
         f"    open({str(seen)!r}, 'w').close()\n"
         "    signal.pause()\n"
+        "async def echo(run):\n"
+        "    return run.assignment\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     told = []
@@ -78,7 +80,7 @@ async def test_leaving_the_block_gives_up_a_restart(tmp_path, monkeypatch):
         told.append(child.state)
 
     async with open_host(tmp_path) as (host, heard), trio.open_nursery() as nursery:
-        async with open_child(host, "echo", register_wait=8) as child:
+        async with open_child(host, "slow_engine:echo", register_wait=8) as child:
             slow.touch()
             os.kill(child.pid, signal.SIGKILL)
             nursery.start_soon(one, child)

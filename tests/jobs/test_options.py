@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,44 @@ def test_a_report_that_is_no_regular_file_is_refused(tmp_path, make):
 
     with pytest.raises(OptionError, match="no regular file"):
         parse_options(["--tree", "tree", "--report", report], cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--out", "o" * 300], "--out cannot be used: the output directory"),
+        (["--out", "new/" + "o" * 300 + "/sub"], "File name too long"),
+        (["--out", "/".join(["o" * 200] * 30)], "File name too long"),
+        (["--report", "r" * 300], "cannot write the report"),
+    ],
+)
+def test_a_name_that_no_disk_takes_is_found_at_once(here, argv, part):
+    """And not when the directory is to be made, or the report to be written."""
+    before = snapshot(here)
+    with pytest.raises(OptionError, match=part) as caught:
+        parse(here, "--tree", "tree", *argv)
+
+    assert caught.value.status == 2
+    assert snapshot(here) == before
+
+
+@pytest.mark.parametrize("fault", ["missing", "file", "long"])
+def test_a_tmpdir_of_no_use_is_told_at_once(here, monkeypatch, fault):
+    """One line that names it; with a good XDG_RUNTIME_DIR it is not needed."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    named = {"missing": here / "missing", "file": here / "file", "long": here / ("t" * 120)}[fault]
+    if fault == "long":
+        named.mkdir()
+    monkeypatch.setenv("TMPDIR", str(named))
+    before = sorted(snapshot(here))
+    with pytest.raises(OptionError, match=r"no directory for the swarm's sockets: .*TMPDIR") as caught:
+        parse(here, "--tree", "tree")
+
+    assert caught.value.status == 2
+    assert "Errno" not in str(caught.value)
+    # Python tries the place, and takes its file away.
+    assert sorted(snapshot(here)) == before
+    with tempfile.TemporaryDirectory(dir="/tmp") as good:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", good)
+        assert parse(here, "--tree", "tree")

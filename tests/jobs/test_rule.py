@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.jobs.sources import Sample, samples
 from trio_swarm.jobs.codemod.proof import prove
-from trio_swarm.jobs.codemod.rule import Unparseable, rewrite
+from trio_swarm.jobs.codemod.rule import Rewrite, Unparseable, rewrite
 from trio_swarm.jobs.codemod.syntax import quiet
 
 TRY = "try:\n    pass\nexcept:\n    pass\n"
@@ -80,7 +80,7 @@ def test_every_encoding_and_newline_is_kept_byte_for_byte(data):
 )
 def test_a_file_without_bare_handlers_is_left_alone(data):
     """No output and no edits; text that only looks like one does not count."""
-    assert rewrite(data) == (0, None, (), "")
+    assert rewrite(data) == Rewrite(0, None)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_any_nesting_is_rewritten_exactly(sample: Sample, newline: str, bom: boo
     proof = prove(before, after)
     assert (proof.ok, proof.edits) == (True, sample.edits), proof.reason
     if result.output:
-        assert rewrite(result.output) == (0, None, (), "")
+        assert rewrite(result.output) == Rewrite(0, None)
 
 
 @given(st.binary(max_size=200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -208,3 +209,20 @@ def test_a_signal_that_was_ignored_stays_ignored(place, tmp_path) -> None:
         process.communicate(timeout=30)
 
     assert process.returncode == 143
+
+
+def test_a_tmpdir_that_is_not_there_is_one_line(tmp_path) -> None:
+    """Before the job begins, and no traceback."""
+    done = subprocess.run(
+        command(f"{HERE}:returns_nothing"),
+        cwd=ROOT,
+        env={**os.environ, "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path / "missing")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("trio-swarm: error: no directory for the swarm: TMPDIR names ")
+    assert done.stderr.count("\n") == 1

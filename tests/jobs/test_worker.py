@@ -48,6 +48,8 @@ def test_a_patch_is_asked_about_and_returned(ctx):
         "edits": 1,
         "sha256": digest(DONE),
         "output_b64": base64.b64encode(DONE).decode(),
+        "at": (DONE.index(b" BaseException"),),
+        "text": " BaseException",
         "reason": "",
     }
 
@@ -59,7 +61,7 @@ def test_only_apply_applies(ctx, answer, reason):
     """Anything else leaves the file alone, for the reason given."""
     (outcome,) = scan(ctx, lambda prompt: answer)
 
-    assert (outcome["kind"], outcome["reason"], outcome["output_b64"]) == ("skipped", reason, None)
+    assert (outcome["kind"], outcome["reason"], "output_b64" in outcome) == ("skipped", reason, False)
 
 
 def test_many_and_long_lines_are_cut_in_the_question(ctx, tmp_path):
@@ -92,7 +94,8 @@ def test_other_outcomes_ask_nothing(ctx, tmp_path, data, kind):
 
     (outcome,) = scan(ctx, never)
 
-    assert (outcome["kind"], outcome["sha256"], outcome["output_b64"]) == (kind, None, None)
+    assert outcome["kind"] == kind
+    assert not {"sha256", "output_b64", "at"} & set(outcome)
     assert bool(outcome["reason"]) == (kind != "unchanged")
 
 
@@ -120,27 +123,31 @@ class Run:
     assignment: str
 
 
-def order(tmp_path, output: bytes) -> str:
-    return json.dumps(
-        {"root": str(tmp_path), "path": "a.py", "output_b64": base64.b64encode(output).decode()}
-    )
+AT = [DONE.index(b" BaseException")]
+
+
+def order(tmp_path, at: list, text: str = " BaseException") -> str:
+    return json.dumps({"root": str(tmp_path), "path": "a.py", "at": at, "text": text})
 
 
 async def test_the_child_proves_a_patch(ctx, tmp_path):
     """The answer names the digest of what it proved."""
-    answer = json.loads(await prove_run(Run(order(tmp_path, DONE))))
+    answer = json.loads(await prove_run(Run(order(tmp_path, AT))))
 
     assert answer == {"ok": True, "reason": "", "edits": 1, "sha256": digest(DONE)}
 
 
 async def test_the_child_refuses_a_wrong_patch_and_a_missing_original(ctx, tmp_path):
     """Both are proofs that fail, with the reason."""
-    assert not json.loads(await prove_run(Run(order(tmp_path, DONE + b"\n"))))["ok"]
+    for at, text in (AT, " Exception"), ([AT[0] + 1], " BaseException"), ([], "x"), ([10**6], "x"):
+        answer = json.loads(await prove_run(Run(order(tmp_path, at, text))))
+        assert not answer["ok"]
+        assert answer["reason"]
     (tmp_path / "a.py").unlink()
-    assert "original" in json.loads(await prove_run(Run(order(tmp_path, DONE))))["reason"]
+    assert "original" in json.loads(await prove_run(Run(order(tmp_path, AT))))["reason"]
 
 
-@pytest.mark.parametrize("assignment", ["", "{}", "[]", '{"output_b64": "%"}', '{"output_b64": "é"}'])
+@pytest.mark.parametrize("assignment", ["", "{}", "[]", '{"at": [1]}', '{"at": [], "text": "é"}'])
 async def test_an_assignment_of_another_form_is_an_error(assignment):
     """The run fails; the actor goes on."""
     with pytest.raises((ValueError, KeyError, TypeError)):

@@ -87,3 +87,14 @@ async def do(turn):
 
 
 not_callable = 3
+
+
+async def fork(turn):
+    """Forks; the copy goes on with the turn, or returns."""
+    pid = os.fork()
+    if pid == 0:
+        if turn.input == "text":
+            await turn.text("the copy")
+        return "the copy"
+    await trio.to_thread.run_sync(os.waitpid, pid, 0)
+    return "the original"

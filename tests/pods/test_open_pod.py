@@ -434,6 +434,7 @@ async def test_an_engine_that_cannot_be_had(rig, target, why):
     [
         ({"name": "../up"}, "cannot name a pod"),
         ({"scope": []}, "at least one allow rule"),
+        ({"max_attempts": 0}, "max_attempts is 0"),
         ({"scope": [ScopeRule("relative", "read")]}, "not an absolute path"),
         ({"deny": [ScopeRule("relative", "read")]}, "not an absolute path"),
         ({"name": "x" * 100}, "more than 103"),

@@ -131,3 +131,16 @@ async def test_no_items(host):
     """Nothing to do is done at once."""
     async with open_pool(host, JOBS + "echo") as pool, pool.map([]) as results:
         assert [one async for one in results] == []
+
+
+async def test_something_closed_in_on_query_is_an_outcome(host):
+    """It is not the pool that was left."""
+
+    async def closed(query):
+        raise trio.ClosedResourceError("a seat of its own")
+
+    async with open_pool(host, JOBS + "ask", size=1, on_query=closed) as pool:
+        async with pool.map(["x"]) as results:
+            [(_, outcome)] = [each async for each in results]
+        assert outcome.kind == "error"
+        assert isinstance(outcome.error, trio.ClosedResourceError)

@@ -57,6 +57,14 @@ def test_backoff_doubles_up_to_its_ceiling():
     assert backoff.delay(99999, 0.0) == 2.5
 
 
+def test_the_first_restart_is_immediate_and_later_ones_wait():
+    """Twice as long each time, up to the ceiling; anew after a quiet window; None when it is refused."""
+    counter = RestartIntensity(max_restarts=9, within=60)
+    waits = [counter.restart(0) for _ in range(10)]
+    assert waits == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, None]
+    assert counter.restart(60) == 0
+
+
 @given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
 def test_backoff_stays_in_bounds(failures, random):
     """For any count."""

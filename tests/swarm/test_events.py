@@ -81,3 +81,23 @@ def test_wrong_arguments_are_named(kwargs, word) -> None:
     """A wrong capacity or policy is a ValueError that names it."""
     with pytest.raises(ValueError, match=word), EventHub().subscribe(**kwargs):
         raise AssertionError("not reached")
+
+
+async def test_two_readers_share_the_events(autojump_clock):
+    """Neither waits for ever because of the other."""
+    hub, read = EventHub(), []
+
+    async def reads(events):
+        async for event in events:
+            read.append(event.seq)
+
+    with hub.subscribe() as events, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reads, events)
+            nursery.start_soon(reads, events)
+            await trio.testing.wait_all_tasks_blocked()
+            hub.emit("a", {})
+            hub.emit("b", {})
+            await trio.testing.wait_all_tasks_blocked()
+            hub.close()
+    assert sorted(read) == [1, 2]

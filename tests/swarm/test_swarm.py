@@ -224,3 +224,68 @@ async def test_the_remaining_time_travels_to_a_remote_operator() -> None:
 
 async def _gate(seat) -> None:
     await seat.hook_before(task_id="ST-1", agent="a", attempt=1)
+
+
+@pytest.mark.parametrize("how", ["in order", "by an error", "cancelled"])
+async def test_a_swarm_that_was_left_starts_nothing(tmp_path, how) -> None:
+    """Each way to start something says so, and not in the words of a nursery."""
+    rules = [ScopeRule(str(tmp_path), "write")]
+    with trio.CancelScope() as scope:
+        try:
+            async with open_swarm("gone") as swarm:
+                if how == "by an error":
+                    raise LookupError
+                if how == "cancelled":
+                    scope.cancel()
+                    await trio.sleep_forever()
+        except LookupError:
+            pass
+    for start in (
+        lambda: swarm.start_child("echo"),
+        lambda: swarm.start_pool(f"{JOBS}:count"),
+        lambda: swarm.start_pod(f"{JOBS}:write", name="p", scope=rules),
+        lambda: swarm.start_operators(),
+        lambda: swarm.start_process(["true"], name="p"),
+        lambda: swarm.attach(Everything()),
+        lambda: swarm.open_child("echo").__aenter__(),
+        lambda: swarm.open_pool(f"{JOBS}:count").__aenter__(),
+        lambda: swarm.open_pod(f"{JOBS}:write", name="p", scope=rules).__aenter__(),
+        lambda: swarm.serve_operators().__aenter__(),
+    ):
+        with pytest.raises(trio.ClosedResourceError, match="the swarm 'gone' was left"):
+            await start()
+
+
+async def test_a_swarm_that_is_being_ended_starts_nothing() -> None:
+    """An outsider who comes while a started thing fails is told the same."""
+    told = []
+
+    async def comes(swarm: Swarm, left: trio.Event) -> None:
+        await left.wait()
+        with pytest.raises(trio.ClosedResourceError):
+            await swarm.start_child("echo")
+        told.append(True)
+
+    async with trio.open_nursery() as nursery:
+        left = trio.Event()
+        with pytest.raises(LookupError):
+            async with open_swarm() as swarm:
+                nursery.start_soon(comes, swarm, left)
+                await swarm.start_child("echo")
+                left.set()
+                raise LookupError
+    assert told == [True]
+
+
+async def test_a_seat_ends_with_its_name_free(tmp_path) -> None:
+    """Also where its caller was cancelled while it was being seated."""
+    async with open_swarm() as swarm:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await swarm.attach(Everything(), name="x")
+        if "x" in swarm._seats:
+            # It was quicker: then it is there, and can be had.
+            await swarm.stop(swarm.seat("x"))
+        assert swarm._seats == {}
+        seat = await swarm.attach(Everything(), name="x")
+        assert swarm.seat("x") is seat

@@ -18,7 +18,10 @@ from trio_swarm.limits import MAX_PROVISION
 if TYPE_CHECKING:
     from trio_swarm import frames
 
-__all__ = ["main", "read_spec"]
+__all__ = ["WARM", "main", "read_spec"]
+
+WARM = ("trio_swarm._child.actor_engines", "trio_swarm._child.actor_process")
+"""What every actor imports; see ``stem.py``."""
 
 
 def read_spec(stream: BinaryIO) -> frames.ProvisionSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -79,9 +80,19 @@ def python_engine(target: str) -> Engine:
             return result_text(await function(run))
         # Not abandoned on cancel: a run whose thread still works has not ended, and saying so
         # would be a lie. What does not end within the drain time takes the process with it.
-        return result_text(await trio.to_thread.run_sync(function, run, abandon_on_cancel=False))
+        return result_text(await trio.to_thread.run_sync(_in_thread, function, run, abandon_on_cancel=False))
 
     return engine
+
+
+def _in_thread(function: Callable[[ActorRun], Any], run: ActorRun) -> Any:
+    """Call it; a copy that it forks and returns from ends here, as its thread has no loop to report to."""
+    pid = os.getpid()
+    try:
+        return function(run)
+    finally:
+        if os.getpid() != pid:
+            os._exit(0)
 
 
 def result_text(result: object) -> str:

@@ -17,6 +17,7 @@ from trio_swarm import frames
 from trio_swarm._child.actor_announce import Announcement, announced
 from trio_swarm._child.actor_engines import Engine
 from trio_swarm._child.actor_serve import ACCEPT_WAIT, IDLE_WAIT, ActorServer, Ending
+from trio_swarm._child.copies import end_forked_copies
 from trio_swarm._io.fabric import Fabric
 from trio_swarm._io.files import check_name
 from trio_swarm._io.groups import collapse
@@ -41,6 +42,7 @@ class ActorProcess:
 
     def run(self) -> int:
         """Serve until it is over; the exit status. A signal that ended it is raised again."""
+        end_forked_copies()
         ending = trio.run(self._main)
         if self._signum:
             signal.signal(self._signum, signal.SIG_DFL)

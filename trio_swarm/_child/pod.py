@@ -20,6 +20,7 @@ from typing import cast
 import trio
 
 from trio_swarm._child import lifeline
+from trio_swarm._child.copies import end_forked_copies
 from trio_swarm._child.pod_runtime import PodRuntime
 from trio_swarm._child.pod_spec import MAX_SPEC, PodSpec
 from trio_swarm._child.pod_turn import Engine
@@ -37,7 +38,8 @@ def load_engine(target: str) -> Engine:
     """The async function that the target names. Raises ``ValueError``."""
     try:
         return cast(Engine, load_target(target))
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, SystemExit) as error:
+        # Status 0 would say that somebody had told it to end.
         raise ValueError(f"the engine {target!r} cannot be had: {error}") from error
 
 
@@ -83,6 +85,7 @@ def read_spec() -> PodSpec:
 def main() -> int:
     """The process's exit status."""
     lifeline.watch()
+    end_forked_copies()
     try:
         trio.run(run_pod, read_spec())
     except (SwarmError, ValueError, OSError) as error:

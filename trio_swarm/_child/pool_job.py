@@ -132,6 +132,8 @@ class JobRunner:
     def _ask(self, asked: Sequence[Asked]) -> Sequence[str]:
         if not self._running or threading.current_thread() is not threading.main_thread():
             raise RuntimeError("query() is for the job's own thread, while the job runs")
+        if self.server.is_copy:
+            raise RuntimeError("query() is for the job's own process, not for one that it forked")
         if self.server.stopping:
             self.server.stop()
         self.alarm.disarm()
@@ -158,6 +160,9 @@ class _Failure:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if self.runner.server.is_copy:
+            # Of the worker, made by a fork in the job: two must not answer one request.
+            self.runner.server.end_copy(error)
         if isinstance(error, DeadlineExceeded):
             self.answer = self.runner.failed(error, "DeadlineExceeded", self.code)
         elif error is not None and not self.runner.server.stopping:

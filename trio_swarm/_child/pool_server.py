@@ -4,15 +4,20 @@ One connection at a time, one answer for each request, in order (pools.md C2, C3
 ``next_effect`` returns only what the job has to act on; everything else is answered here.
 It is called both between jobs and from inside a job that waits for answers, which is
 why the worker needs neither a thread nor an event loop.
+
+A job may fork. The copy is not the worker: it has neither the connection nor the socket, and ends
+where the job's function ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import time
+import traceback
 from types import FrameType
 from typing import NoReturn
 
@@ -53,6 +58,7 @@ class PoolServer:
     stopping: bool = attrs.field(default=False, init=False)
     """Set once the process is on its way out: a SystemExit seen now is ours, not the job's."""
 
+    _pid: int = attrs.field(factory=os.getpid, init=False)
     _lines: Lines | None = attrs.field(default=None, init=False)
     _last_seen: float = attrs.field(factory=time.monotonic, init=False)
 
@@ -60,6 +66,37 @@ class PoolServer:
         """SIGTERM and SIGINT end the process wherever it is, its clean-up included."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether a job forked this process from the worker; asked of the system, as C code forks too."""
+        return os.getpid() != self._pid
+
+    def part_from_copies(self) -> None:
+        """From now on a forked process starts without what is the worker's: connection, socket, signals."""
+        os.register_at_fork(after_in_child=self._let_go)
+
+    def _let_go(self) -> None:
+        self._hang_up()
+        self.bound.listener.close()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(signum) == self._on_signal:
+                signal.signal(signum, signal.SIG_DFL)
+
+    @staticmethod
+    def end_copy(error: BaseException | None) -> NoReturn:
+        """End a forked copy where the job ends: 0, a SystemExit's status, or 1 with the traceback told."""
+        status = 0
+        if isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            status = 1
+        with contextlib.suppress(Exception):
+            if status and not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status & 0xFF)
 
     def next_effect(self) -> Begin | Resume:
         """Serve until the job has something to do.
@@ -106,7 +143,7 @@ class PoolServer:
         return line + b"\n"
 
     def write(self, line: bytes) -> None:
-        if self._lines is None:
+        if self._lines is None or self.is_copy:
             return
         try:
             self._lines.connection.sendall(line)
@@ -123,7 +160,8 @@ class PoolServer:
 
     def close(self) -> None:
         self._hang_up()
-        self.bound.close()
+        if not self.is_copy:
+            self.bound.close()
 
     def _next_line(self) -> bytes:
         while True:

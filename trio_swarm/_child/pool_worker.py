@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     server = PoolServer(bound, machine, idle_limit(args.idle, os.environ))
     try:
         server.install_signals()
+        server.part_from_copies()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         alarm = Alarm()
         alarm.install()

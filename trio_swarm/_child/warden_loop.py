@@ -14,6 +14,7 @@ import time
 
 from trio_swarm._child.warden_control import Control
 from trio_swarm._child.warden_spawn import spawn
+from trio_swarm._child.warden_stem import Pending, Stem
 from trio_swarm._io import procfs
 
 __all__ = ["Watch"]
@@ -82,6 +83,7 @@ class Watch:
         self.lifeline, self._only_writer = os.pipe()
         self.poll = select.poll()
         self.control = Control(socket.socket(fileno=control), self.poll)
+        self.stem = Stem(self.poll, self.lifeline)
         self.coordinator = self._watch_coordinator(coordinator)
         self.wakeup = self._take_signals()
 
@@ -139,6 +141,9 @@ class Watch:
             elif fd == self.coordinator:
                 self.abandoned = True
                 self.poll.unregister(fd)
+            elif fd == self.stem.fd:
+                for pending, pid in self.stem.answers():
+                    self.forked(pending, pid)
             else:
                 self.control.flush()
                 if mask & ~select.POLLOUT:
@@ -153,6 +158,8 @@ class Watch:
     def finish(self) -> list[int]:
         """SIGKILL and reap until nobody is left: new orphans keep arriving while parents die."""
         deadline, pause = self.deadline or time.monotonic() + self.patience, 0.002
+        for pending in self.stem.end():
+            self.forked(pending, 0)
         for started in self.started.values():
             started.signal(signal.SIGKILL)
         self.reap()
@@ -169,7 +176,12 @@ class Watch:
     def obey(self, order: dict[str, object], fds: list[int]) -> None:
         op, name = order["op"], str(order.get("id", ""))
         if op == "start":
-            self.start(order, name, fds)
+            if not ("fork" in order and self.grace is None and self.stem.ask(order, fds)):
+                self.start(order, name, fds)
+        elif op == "stem":
+            self.stem.plant(order)
+        elif name in self.stem.pending:
+            self.stem.pending[name].later.append(order)
         elif op == "shutdown":
             self.grace = float(str(order["grace"]))
         elif name in self.leaders and (started := self.started.get(self.leaders[name])):
@@ -190,15 +202,37 @@ class Watch:
             place = f": {os.fsdecode(where)}" if where else ""
             reply["error"] = (getattr(error, "strerror", None) or str(error)) + place
         else:
-            self.started[pid] = Started(name, pid)
-            self.leaders[name] = reply["pid"] = pid
-            reply["born"] = (procfs.stat(pid)[procfs.BORN :] or [b"0"])[0].decode()
-            self.strays[name] = 0
-            self.childless = False
+            reply.update(self.enter(name, pid))
         finally:
             for fd in fds:
                 os.close(fd)
         self.control.send(reply)
+
+    def enter(self, name: str, pid: int) -> dict[str, object]:
+        """Enter a process in the books; what the coordinator is to know of it."""
+        self.started[pid] = Started(name, pid)
+        self.leaders[name] = pid
+        self.strays[name] = 0
+        self.orphans.pop(pid, None)
+        self.childless = False
+        return {"pid": pid, "born": (procfs.stat(pid)[procfs.BORN :] or [b"0"])[0].decode()}
+
+    def forked(self, pending: Pending, pid: int) -> None:
+        """The stem forked it, or could not: then it is started like any other."""
+        name = str(pending.order["id"])
+        # Somebody may have killed it before it was entered, and its number be another's by now.
+        ours = pid > 0 and procfs.stat(pid)[procfs.PARENT : procfs.GROUP] == [b"%d" % os.getpid()]
+        if not ours or self.grace is not None or self.abandoned:
+            pending.release(begin=False)
+            self.start(pending.order, name, pending.fds)
+        else:
+            about = self.enter(name, pid)
+            pending.release(begin=True)
+            for fd in pending.fds:
+                os.close(fd)
+            self.control.send({"event": "started", "id": name, **about})
+        for order in pending.later:
+            self.obey(order, [])
 
     # -- the dead ----------------------------------------------------------------------
 
@@ -214,6 +248,8 @@ class Watch:
                 _, status = os.waitpid(pid, 0)
             self.orphans.pop(pid, None)
             self.spared.pop(pid, None)
+            if pid == self.stem.pid:
+                self.stem.pid = 0
             if started is not None:
                 self.ended.add(started.name)
                 code = os.waitstatus_to_exitcode(status)
@@ -269,9 +305,11 @@ class Watch:
         owner = self.owner(pid)
         if owner in self.leaders:  # its group was signalled with it: late, but not astray
             self.strays[owner] += int(fields[procfs.GROUP]) != self.leaders[owner]
-        else:
+        elif pid != self.stem.pid and procfs.marks(pid).isdisjoint(self.stem.names):
+            # Who has no command line is on its way out by itself.
             command = procfs.read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
-            self.unowned.append((pid, command[:200].strip()))
+            if command.strip():
+                self.unowned.append((pid, command[:200].strip()))
         try_kill(pid, signal.SIGKILL)
 
     def kill_below(self, pid: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["spawn"]
+__all__ = ["out_of_the_way", "spawn"]
 
 
 def spawn(order: dict[str, object], fds: list[int], lifeline: int) -> int:
@@ -27,7 +27,7 @@ def spawn(order: dict[str, object], fds: list[int], lifeline: int) -> int:
     flat = [text.encode("latin-1") for text in _strings(order["env"])]
     env = dict(zip(flat[::2], flat[1::2], strict=True))
     targets = [int(text) for text in _strings(order["targets"])] + [int(str(order["lifeline"]))]
-    sources, spare = _out_of_the_way([*fds, lifeline], {0, 1, 2, *targets})
+    sources, spare = out_of_the_way([*fds, lifeline], {0, 1, 2, *targets})
     actions: list[tuple[object, ...]] = [
         (os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in range(3) if n not in targets
     ]
@@ -54,7 +54,7 @@ def _strings(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
 
 
-def _out_of_the_way(fds: list[int], targets: set[int]) -> tuple[list[int], list[int]]:
+def out_of_the_way(fds: list[int], targets: set[int]) -> tuple[list[int], list[int]]:
     """Sources that nothing overwrites before they were copied; and the copies made for that."""
     sources, spare = [], []
     for each in fds:

@@ -10,13 +10,16 @@ import os
 import signal
 import sys
 
-__all__ = ["MARK", "children_of_mine", "kill_checked", "marks", "parents", "read", "stat"]
+__all__ = ["MARK", "ROOM", "children_of_mine", "kill_checked", "marks", "parents", "read", "stat"]
 
 MARK = "TRIO_SWARM_PROCESS"
 """The environment variable that names the started process which a process belongs to.
 
 A path: a swarm within a swarm appends, so that the outer warden knows its own as well.
 """
+
+ROOM = "TRIO_SWARM_ROOM"
+"""A variable with nothing but room, over which a process that was forked writes its own mark."""
 
 PARENT, GROUP, SESSION, BORN = 1, 2, 3, 19
 """Where `stat` holds them."""

@@ -17,7 +17,7 @@ import trio
 
 from trio_swarm.limits import REAP_DEADLINE
 
-__all__ = ["MAX_NAME", "MAX_SOCKET_PATH", "make_private", "private_dir"]
+__all__ = ["MAX_NAME", "MAX_SOCKET_PATH", "check_place", "make_private", "private_dir"]
 
 MAX_SOCKET_PATH: Final = 103
 """Bytes of a socket's path; the smallest limit among systems is 104 with the final NUL."""
@@ -40,7 +40,9 @@ async def private_dir(prefix: str = "swarm-", *, make: bool = True) -> AsyncIter
     Deleting is not cut short by cancellation; it has ``REAP_DEADLINE`` seconds.
 
     Raises:
-        OSError: ENAMETOOLONG where each place has too long a path; else what the system said.
+        OSError: ENAMETOOLONG where each place has too long a path; ENOTDIR, ENOENT, EACCES and their
+            like where TMPDIR is needed and names no directory that can be written: Python would take
+            another one without a word; else what the system said.
     """
     path = await trio.to_thread.run_sync(_choose, prefix)
     if make:
@@ -57,22 +59,42 @@ def make_private(path: Path) -> None:
     os.mkdir(path, 0o700)
 
 
+def check_place(prefix: str = "trio-swarm-") -> None:
+    """Raise what `private_dir` would for want of a place; makes nothing."""
+    _choose(prefix)
+
+
 def _choose(prefix: str) -> Path:
     name = f"{prefix}{secrets.token_hex(4)}"
     too_long = []
     for base in _places():
         if len(os.fsencode(base / name / ("n" * MAX_NAME + ".sock"))) <= MAX_SOCKET_PATH:
             return base / name
-        too_long.append(str(base))
+        too_long.append(f"{os.fspath(base)!r:.160}")
     reason = f"no room for a socket's path ({MAX_SOCKET_PATH} bytes) in {' or '.join(too_long)}; set TMPDIR"
-    raise OSError(errno.ENAMETOOLONG, reason)
+    raise OSError(errno.ENAMETOOLONG, f"{reason} to a shorter path")
 
 
 def _places() -> Iterator[Path]:
     wanted = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(wanted) and _is_ours(wanted):
         yield Path(wanted)
+    _check_named(os.environ.get("TMPDIR", ""))
     yield Path(tempfile.gettempdir())
+
+
+def _check_named(path: str) -> None:
+    """What TMPDIR names, if it is set, must be of use."""
+    if not path:
+        return
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OSError(error.errno, f"TMPDIR names {path!r:.160}: {error.strerror}") from error
 
 
 def _is_ours(path: str) -> bool:

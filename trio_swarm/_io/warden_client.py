@@ -20,7 +20,14 @@ import trio.abc
 import trio.socket
 
 from trio_swarm._io.warden_process import TAIL_DRAIN, Exit, ManagedProcess, ProcessReport
-from trio_swarm._io.warden_start import Stdio, open_stdio, order_to_start
+from trio_swarm._io.warden_start import (
+    Stdio,
+    can_branch,
+    inherited,
+    open_stdio,
+    order_to_plant,
+    order_to_start,
+)
 from trio_swarm._io.warden_sweep import living, sweep
 from trio_swarm.errors import SpawnError, Unreaped
 from trio_swarm.limits import REAP_DEADLINE, SEND_DEADLINE
@@ -58,6 +65,8 @@ class Warden:
     _final: dict[str, Any] | None = None
     _closing: bool = False
     _started: int = 0
+    _stem: dict[str, str] | None = None
+    """The environment of the stem, once there is one."""
 
     def __repr__(self) -> str:
         return f"<Warden pid={self.pid} processes={len(self._processes)}>"
@@ -127,11 +136,20 @@ class Warden:
             self._processes[process.id], self._starting[process.id] = process, replies
             self._serve_pipes(process, stdin, pipes.mine)
             order["targets"] = list(pipes.targets)
+            if can_branch(argv, stdin, stdout) and await self._plant(inherited(order)):
+                order["fork"] = argv[3]
             answer = await self._ask_to_start(process, order, pipes.theirs, reply)
             if "error" in answer:
                 self._forget(process)
                 raise SpawnError(f"{name}: cannot start {argv[0]!r}: {answer['error']}")
         return process
+
+    async def _plant(self, environment: dict[str, str]) -> bool:
+        """Whether the stem can have children with that environment; the first has it planted."""
+        if self._stem is None:
+            self._stem = environment
+            await self._order(order_to_plant(environment, f"{self._token}.0"))
+        return self._stem == environment
 
     async def _ask_to_start(
         self,

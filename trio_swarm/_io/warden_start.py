@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, Literal
@@ -10,10 +11,10 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from trio_swarm._io.interpreter import is_python_argv, python_env
-from trio_swarm._io.procfs import MARK
+from trio_swarm._io.interpreter import is_python_argv, python_argv, python_env
+from trio_swarm._io.procfs import MARK, ROOM
 
-__all__ = ["Pipes", "Stdio", "open_stdio", "order_to_start"]
+__all__ = ["Pipes", "Stdio", "can_branch", "inherited", "open_stdio", "order_to_plant", "order_to_start"]
 
 Stdio = Literal["null", "pipe", "inherit"]
 
@@ -22,6 +23,10 @@ LIFELINE: Final = "TRIO_SWARM_LIFELINE"
 
 WARDEN_MARK: Final = "TRIO_SWARM_WARDEN"
 """In the environment of wardens alone."""
+
+_ROOM: Final = 512
+_PADDING: Final = 512
+"""What a branch of the stem can write over: its mark, and its command line."""
 
 MAX_PASSED: Final = 250
 """Descriptors of one process; the kernel takes 253 beside one message."""
@@ -97,6 +102,41 @@ def order_to_start(
         "env": [_wire(each) for pair in variables.items() for each in pair],
         "cwd": _wire(os.getcwd() if cwd is None else os.path.abspath(cwd)),
         "lifeline": lifeline,
+        "mark": _wire(variables[MARK]),
+    }
+
+
+def can_branch(argv: Sequence[str], stdin: bytes | Stdio, stdout: Stdio) -> bool:
+    """Whether this process may be forked off the stem instead of being executed.
+
+    Our own modules alone: what others import may start threads, or not stand a fork. The standard
+    streams of an interpreter are set up for a terminal when it starts, so it must start on it.
+    """
+    ours = is_python_argv(argv) and len(argv) > 3 and argv[3].startswith("trio_swarm.")
+    return sys.platform == "linux" and ours and "inherit" not in (stdin, stdout)
+
+
+def inherited(order: Mapping[str, object]) -> dict[str, str]:
+    """The environment of an order without what is each process's own: a stem has one for all."""
+    flat = order["env"]
+    assert isinstance(flat, list)
+    env = dict(zip(flat[::2], flat[1::2], strict=True))
+    return {name: value for name, value in env.items() if name not in (MARK, LIFELINE)}
+
+
+def order_to_plant(environment: Mapping[str, str], stem_id: str) -> dict[str, object]:
+    """The order for a stem with that environment (as `inherited` gives it)."""
+    mark = "/".join(filter(None, (os.environ.get(MARK), stem_id)))
+    variables = {**environment, MARK: _wire(mark), LIFELINE: "4", ROOM: "-" * _ROOM}
+    argv = [*python_argv("trio_swarm._child.stem", "3"), "-" * _PADDING]
+    return {
+        "op": "stem",
+        "id": stem_id,
+        "argv": [_wire(each) for each in argv],
+        "env": [each for pair in variables.items() for each in pair],
+        "cwd": "/",
+        "lifeline": 4,
+        "targets": [3],
     }
 
 

@@ -20,8 +20,12 @@ _AGAIN = 0.01
 
 
 def living(token: str) -> list[int]:
-    """Pids of all that carry ``token`` in their mark and are not dead, as the system tells."""
-    return sorted(pid for pid in procfs.parents() if _ours(pid, token, {}))
+    """Pids of all that carry ``token`` in their mark and are not dead, as the system tells.
+
+    But for the stem (number 0), which is the warden's own as the warden is the coordinator's.
+    """
+    found = (pid for pid in procfs.parents() if _ours(pid, token, {}))
+    return sorted(pid for pid in found if f"{token}.0" not in procfs.marks(pid))
 
 
 def sweep(token: str, leaders: Mapping[int, bytes], patience: float) -> list[int]:

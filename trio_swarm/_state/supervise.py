@@ -6,19 +6,12 @@ Erlang/OTP's restart intensity as a pure counter: time and randomness are argume
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
 
 import attrs
 
-from trio_swarm.limits import MAX_RESTARTS, RESTART_WITHIN
+from trio_swarm.limits import BACKOFF_CEILING, BACKOFF_FIRST, MAX_RESTARTS, RESTART_WITHIN
 
-__all__ = ["BACKOFF_CEILING", "BACKOFF_FIRST", "Backoff", "RestartIntensity"]
-
-BACKOFF_FIRST: Final = 0.1
-"""Seconds before the second start in a row of something that does not come up."""
-
-BACKOFF_CEILING: Final = 5.0
-"""Seconds that a backoff never exceeds."""
+__all__ = ["Backoff", "RestartIntensity"]
 
 
 @attrs.define(eq=False)
@@ -50,6 +43,16 @@ class RestartIntensity:
         self._forget(now)
         return len(self._recent)
 
+    def restart(self, now: float) -> float | None:
+        """Like `allow`; the seconds to wait from *now* before the restart, or None where it is refused.
+
+        The first within the window is immediate, the second waits for `BACKOFF_FIRST` seconds, and
+        each further one twice as long, up to `BACKOFF_CEILING`. What has been well for a
+        window's length is restarted at once again.
+        """
+        before = self.recent(now)
+        return Backoff().delay(before) if self.allow(now) else None
+
     def _forget(self, now: float) -> None:
         while self._recent and now - self._recent[0] >= self.within:
             self._recent.popleft()
@@ -57,15 +60,16 @@ class RestartIntensity:
 
 @attrs.frozen
 class Backoff:
-    """Exponential, with jitter: what fails together does not come back together."""
+    """Exponential; with jitter, what fails together does not come back together."""
 
     first: float = BACKOFF_FIRST
     ceiling: float = BACKOFF_CEILING
 
-    def delay(self, failures: int, random: float) -> float:
+    def delay(self, failures: int, random: float = 1.0) -> float:
         """Seconds to wait after *failures* failures in a row, 0.0 for none.
 
-        *random* is from [0, 1): the delay is between half of the step and the whole of it.
+        *random* is from [0, 1): the delay is between half of the step and the whole of it, and without
+        it the whole.
         """
         if failures <= 0:
             return 0.0

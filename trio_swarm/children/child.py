@@ -13,6 +13,7 @@ import trio
 from trio_swarm._io.deadline import remaining_ms
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
+from trio_swarm._io.starting import StartLost
 from trio_swarm._state.supervise import RestartIntensity
 from trio_swarm.children.approval import Decider
 from trio_swarm.children.conversation import Conversation, Lost
@@ -94,6 +95,9 @@ class Child:
         self._state: ChildState = "starting"
         self._attempt = 1
         self._fallen: ChildCrashed | None = None
+        self._fell_at = 0.0
+        self._not_before: float | None = None
+        """When the restart that was granted may begin; None: none was."""
         self._crashes: list[ChildCrashed] = []
         self._counts: Counter[str] = Counter()
 
@@ -130,7 +134,8 @@ class Child:
 
         ``messages`` is the conversation so far, oldest first, with the message that states this
         assignment. The caller's deadline travels along and is kept at the far end. A process that dies is
-        replaced and the run sent again, up to ``max_attempts`` times: at least once, not exactly once.
+        replaced and the run sent again, up to ``max_attempts`` times: at least once, not exactly once. The
+        first replacement within the window comes at once, later ones after 0.1, 0.2, ... 5 seconds.
 
         Raises as `ChildRun.result` does, `SpawnError` when a replacement does not come up, `BusyError` when
         1,024 callers wait already, and ``trio.ClosedResourceError`` when the child's block was left.
@@ -220,23 +225,39 @@ class Child:
         """The process that is up, or a new one within the restart intensity. Runs call it by themselves."""
         if self._now is not None and self._now.talk.over:
             await self._now.gone.wait()
-        if self._state == "closed":
-            raise trio.ClosedResourceError(f"{self.name} was closed")
-        if self._state == "failed":
-            raise self._given_up()
-        if self._now is not None:
-            return self._now
-        if self._fallen is not None and not self._intensity.allow(trio.current_time()):
-            self._state = "failed"
-            raise self._given_up()
-        with trio.CancelScope() as self._start:
-            started: _Incarnation = await self._nursery.start(self._live)
-            if not self._start.cancel_called:
-                return started
+        while self._state != "closed":
+            if self._state == "failed":
+                raise self._given_up()
+            if self._now is not None:
+                return self._now
+            with trio.CancelScope() as self._start:
+                await self._wait_to_restart()
+                try:
+                    started: _Incarnation = await self._nursery.start(self._live)
+                except StartLost as lost:
+                    self._fell(lost.crash)
+                    continue
+                if not self._start.cancel_called:
+                    return started
         raise trio.ClosedResourceError(f"{self.name} was closed")
 
+    async def _wait_to_restart(self) -> None:
+        """Take one restart out of the intensity and wait for its time; nothing before the first start.
+
+        Cancelled: the restart stays granted, for whoever comes next.
+        """
+        if self._fallen is None:
+            return
+        if self._not_before is None:
+            delay = self._intensity.restart(trio.current_time())
+            if delay is None:
+                self._state = "failed"
+                raise self._given_up()
+            self._not_before = self._fell_at + delay
+        await trio.sleep_until(self._not_before)
+
     def _started(self, incarnation: _Incarnation) -> None:
-        self._now, self._fallen = incarnation, None
+        self._now, self._fallen, self._not_before = incarnation, None, None
         told = {"child": self.name, "pid": self.pid}
         if self._state == "starting":
             self._host.emit("child_started", told)
@@ -277,12 +298,17 @@ class Child:
         with trio.move_on_after(_EXIT_WAIT):
             await process.wait()
         how = "closed its connection" if process.exit is None else str(process.exit)
-        self._fallen = ChildCrashed(
-            self.name, how, pid=process.pid, attempt=self._attempt, stderr_tail=process.stderr_tail
+        self._fell(
+            ChildCrashed(
+                self.name, how, pid=process.pid, attempt=self._attempt, stderr_tail=process.stderr_tail
+            )
         )
-        self._crashes = [*self._crashes[-REMEMBERED:], self._fallen]
+
+    def _fell(self, crash: ChildCrashed) -> None:
+        self._fallen, self._fell_at, self._not_before = crash, trio.current_time(), None
+        self._crashes = [*self._crashes[-REMEMBERED:], crash]
         self._counts["crashes"] += 1
-        self._host.emit("child_crashed", {"child": self.name, "pid": process.pid, "how": how})
+        self._host.emit("child_crashed", {"child": self.name, "pid": crash.pid, "how": crash.how})
 
     def close(self) -> None:
         """No more runs; `open_child` calls it when its block is left."""

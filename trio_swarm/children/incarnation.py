@@ -16,6 +16,7 @@ from trio_swarm._io.fabric import Fabric
 from trio_swarm._io.host import Host
 from trio_swarm._io.link import Link, open_link
 from trio_swarm._io.process import ManagedProcess, python_argv, python_env
+from trio_swarm._io.starting import not_up
 from trio_swarm._io.transport import Transport
 from trio_swarm._io.ws import open_ws_client
 from trio_swarm.errors import HandshakeError, SpawnError
@@ -26,6 +27,9 @@ __all__ = ["Blueprint", "Embodied", "embodied"]
 
 END_LIMIT: Final = 3 * TERM_GRACE + 2 * REAP_DEADLINE
 """Seconds for a process to end when asked to, and then to be stopped."""
+
+_END_SEEN: Final = 1.0
+"""Seconds for the news of a process's end to follow a connection that it did not take."""
 
 _ACTOR: Final = "trio_swarm._child.actor"
 
@@ -74,6 +78,7 @@ async def embodied(host: Host, blueprint: Blueprint) -> AsyncIterator[Embodied]:
     Raises:
         SpawnError: it could not be started, ended or stayed silent before its record was there,
             or refused the connection. The process is gone by then.
+        StartLost: of these, that it was killed, or ended after its record was there.
     """
     token = secrets.token_hex(16)
     document = frames.encode(blueprint.provision(token)).encode()
@@ -84,7 +89,7 @@ async def embodied(host: Host, blueprint: Blueprint) -> AsyncIterator[Embodied]:
     try:
         record = await _registered(process, blueprint)
         async with (
-            _connected(record, token) as transport,
+            _connected(process, record, token) as transport,
             open_link(transport, frames.ChildFrame, name=blueprint.child_id) as link,
         ):
             connected = True
@@ -121,7 +126,8 @@ async def _registered(process: ManagedProcess, blueprint: Blueprint) -> frames.A
             f"worker {blueprint.child_id!r} did not register within {blueprint.register_wait:g} s"
             f"{_tail(process)}"
         )
-    raise SpawnError(f"worker exited before registering: {process.exit}{_tail(process)}")
+    await process.wait()  # for the end of what it wrote; bounded by itself
+    raise not_up(process, f"worker exited before registering: {process.exit}{_tail(process)}")
 
 
 def _tail(process: ManagedProcess) -> str:
@@ -129,17 +135,27 @@ def _tail(process: ManagedProcess) -> str:
 
 
 @asynccontextmanager
-async def _connected(record: frames.AgentRecord, token: str) -> AsyncIterator[Transport]:
+async def _connected(
+    process: ManagedProcess, record: frames.AgentRecord, token: str
+) -> AsyncIterator[Transport]:
     endpoint = urlsplit(record.endpoint)
     if endpoint.scheme != "ws" or endpoint.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise SpawnError(f"a child of this machine does not listen on {record.endpoint!r:.200}")
     connecting = open_ws_client(record.endpoint, headers=[("authorization", f"Bearer {token}")])
+    fault: Exception | None = None
     async with AsyncExitStack() as stack:
         try:
             transport = await stack.enter_async_context(connecting)
         except (HandshakeError, ValueError) as error:
-            raise SpawnError(f"worker {record.agent_id!r} registered and did not answer: {error}") from error
-        yield transport
+            fault = error
+        else:
+            yield transport
+    if fault is not None:
+        with trio.move_on_after(_END_SEEN):
+            await process.wait()
+        # It had come up: whatever ended it since, it was not how it is made.
+        why = f"worker {record.agent_id!r} registered and did not answer: {fault}"
+        raise not_up(process, why, lost=True) from fault
 
 
 async def _forget(blueprint: Blueprint, process: ManagedProcess) -> None:

@@ -57,13 +57,16 @@ async def open_child(
         on_approval: decides on its approval requests; without it all are denied, and so is what it
             does not decide within 300 seconds or raises on. Runs in a task of its own.
         max_restarts, within: more crashes than that within so many seconds, and the child is given up:
-            `RestartIntensityExceeded` from that run and every later one.
+            `RestartIntensityExceeded` from that run and every later one. A process that is killed while
+            it starts counts as a crash, the first one too.
         max_attempts: tries of one run that takes its process down.
         register_wait: seconds for a started process to announce itself.
         provision: more fields of the provision document, by name.
 
     Raises:
-        SpawnError: its first process could not be started, or did not come up.
+        SpawnError: its first process could not be started, or did not come up, and not because it was
+            killed: its target cannot be imported, say.
+        RestartIntensityExceeded: the processes were killed while they started, more often than allowed.
         ValueError: a name or a target that is none.
 
     Leaving the block closes the connection, lets the process end, stops it if it does not, and takes its

@@ -7,10 +7,10 @@ import importlib.metadata
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 PROG: Final = "trio-swarm"
 USAGE: Final = 2
@@ -28,14 +28,10 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(message)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status.
-
-    *argv* is what follows the program's name, ``sys.argv[1:]`` by default. Errors are one line
-    on standard error: ``trio-swarm: error: ...``. Ctrl-C ends it with status 130.
-    """
+def run(argv: Sequence[str] | None, loaded: Callable[[], None]) -> int:
+    """See `trio_swarm.cli.main`; ``loaded()`` is called when all is imported and the job is to begin."""
     try:
-        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+        return _dispatch(sys.argv[1:] if argv is None else list(argv), loaded)
     except _UsageError as error:
         return _fail(str(error), USAGE)
     except KeyboardInterrupt:
@@ -47,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted()
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], loaded: Callable[[], None]) -> int:
     parser = _parser()
     try:
         args = parser.parse_args(argv)
@@ -57,9 +53,9 @@ def _dispatch(argv: list[str]) -> int:
         parser.print_help(sys.stderr)
         return USAGE
     if args.job == "codemod":
-        return _run_codemod(args.args)
+        return _run_codemod(args.args, loaded)
     if _TARGET.fullmatch(args.job):
-        return _run_user_job(args.job, args.args)
+        return _run_user_job(args.job, args.args, loaded)
     raise _UsageError(f"unknown job {args.job!r}: codemod, or module:function")
 
 
@@ -86,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_codemod(argv: list[str]) -> int:
+def _run_codemod(argv: list[str], loaded: Callable[[], None]) -> int:
     from trio_swarm.jobs.codemod.options import OptionError, parse_options
 
     try:
@@ -99,6 +95,7 @@ def _run_codemod(argv: list[str]) -> int:
     from trio_swarm.jobs.codemod.job import run
     from trio_swarm.jobs.codemod.report import status_of_error
 
+    loaded()
     try:
         return run(options)
     except (SwarmError, OSError) as error:
@@ -108,9 +105,10 @@ def _run_codemod(argv: list[str]) -> int:
         return int(status_of_error(group))
 
 
-def _run_user_job(target: str, argv: list[str]) -> int:
+def _run_user_job(target: str, argv: list[str], loaded: Callable[[], None]) -> int:
     from trio_swarm.jobs.runner import JobError, run_user_job
 
+    loaded()
     try:
         return run_user_job(target, argv)
     except JobError as error:

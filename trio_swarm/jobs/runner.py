@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from trio_swarm.errors import Terminated
-from trio_swarm.swarm import Swarm, SwarmReport, open_swarm
+from trio_swarm.swarm import Swarm, SwarmReport, check_place, open_swarm
 
 __all__ = ["STOP_SIGNALS", "JobError", "Run", "load_job", "run_in_swarm", "run_user_job"]
 
@@ -115,9 +115,13 @@ def run_user_job(target: str, argv: list[str]) -> int:
     """Run ``module:function`` with the rest of the command line; returns the exit status.
 
     Raises:
-        JobError: see `load_job`.
+        JobError: see `load_job`; or there is no directory for the swarm's sockets.
     """
     function = load_job(target)
+    try:
+        check_place()
+    except OSError as error:
+        raise JobError(f"no directory for the swarm: {error.strerror}") from error
     returned: list[int | None] = []
 
     async def job(swarm: Swarm) -> None:

@@ -13,8 +13,8 @@ import trio
 from trio_swarm._child.pod_spec import PodSpec
 from trio_swarm._io.host import Host
 from trio_swarm._io.process import ManagedProcess, python_argv, python_env
+from trio_swarm._io.starting import StartSilent, not_up
 from trio_swarm._io.unix import connect_unix, locked_directory
-from trio_swarm.errors import SpawnError
 from trio_swarm.frames import encode
 from trio_swarm.frames.pod import Shutdown
 from trio_swarm.limits import REAP_DEADLINE, SOCKET_POLL, TERM_GRACE
@@ -39,7 +39,8 @@ async def live(
     seconds. Then nothing is left of it, its runtime directory included.
 
     Raises:
-        SpawnError: it did not start, ended, or did not listen within ``socket_wait`` seconds.
+        SpawnError: it did not start or ended; `StartLost` if it was told or made to, `StartSilent` if
+            it did not listen within ``socket_wait`` seconds.
         Unreaped: it survived SIGKILL.
     """
     process = await host.warden.start(
@@ -69,7 +70,8 @@ async def wait_listening(process: ManagedProcess, spec: PodSpec, *, socket_wait:
     """Connect as soon as it listens; looks each 50 ms, as the contract has it (B3.3).
 
     Raises:
-        SpawnError: the process ended first, or the time did; has the end of its standard error.
+        SpawnError: the process ended first, or the time did; see `live`. It has the end of its
+            standard error.
     """
     with trio.move_on_after(socket_wait):
         while process.exit is None:
@@ -83,8 +85,12 @@ async def wait_listening(process: ManagedProcess, spec: PodSpec, *, socket_wait:
             with trio.move_on_after(SOCKET_POLL):
                 await process.wait()
         await process.wait()
-    why = f"{process.exit} before it listened" if process.exit else f"did not listen within {socket_wait:g} s"
-    raise SpawnError(f"{process.name} (pid {process.pid}) {why}: {process.stderr_tail.strip()}")
+    who, tail = f"{process.name} (pid {process.pid})", process.stderr_tail.strip()
+    if process.exit is None:
+        raise StartSilent(f"{who} did not listen within {socket_wait:g} s: {tail}")
+    # Status 0 is how it obeys a SIGTERM; whatever is wrong with it has another.
+    told = process.exit.code == 0
+    raise not_up(process, f"{who} {process.exit} before it listened: {tail}", lost=told)
 
 
 def _pid_in(directory: Path) -> int | None:

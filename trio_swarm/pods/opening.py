@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +19,9 @@ from trio_swarm._io.host import Host
 from trio_swarm._io.paths import resolve
 from trio_swarm._io.process import ManagedProcess
 from trio_swarm._io.scope_lock import ScopeLock, ScopeRefused, resolve_rules
+from trio_swarm._io.starting import StartLost, StartSilent
 from trio_swarm._io.target import Target, name_target
-from trio_swarm._state.supervise import Backoff, RestartIntensity
+from trio_swarm._state.supervise import RestartIntensity
 from trio_swarm.errors import ChildCrashed, RestartIntensityExceeded, SpawnError
 from trio_swarm.frames.pod import Notification, ScopeRule
 from trio_swarm.limits import (
@@ -75,20 +76,25 @@ async def open_pod(
             None: it is not entered.
         socket_wait: seconds for a process to listen.
         grace: seconds for it to end when asked to, and again after SIGTERM.
-        max_restarts: crashes within ``within`` seconds that are answered by a new process.
+        max_restarts: crashes within ``within`` seconds that are answered by a new process: the first
+            at once, the next ones after 0.1, 0.2, ... 5 seconds. A process that is killed while it starts
+            counts as a crash, the first one too.
         within: the window, in seconds.
         max_attempts: tries of one ``run(..., idempotent=True)``.
 
     Raises:
         ValueError: a name, a rule or a path that cannot be used; says which.
         ScopeRefused: the scope lock said no. ScopeLockError: its file.
-        SpawnError: the process did not come up; has the end of its standard error.
+        SpawnError: the process did not come up, and not because it was killed; has the end of its
+            standard error. After a crash too: then the block is cancelled.
         RestartIntensityExceeded: it crashed too often; the block is cancelled.
 
     However the block is left, cancellation included: ``shutdown``, SIGTERM, SIGKILL, each bounded; then no
     process, no runtime directory and no entry in the scope lock is left. Pods contract, B3.
     """
     check_pod_name(name)
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts is {max_attempts}: a run needs one try at least")
     if not scope:
         raise ValueError(f"the pod {name} needs at least one allow rule")
     spec = await trio.to_thread.run_sync(_make_spec, host, target, name, scope, deny, cwd, scope_lock)
@@ -155,24 +161,26 @@ class _Keeper:
     async def keep(self) -> None:
         """Start the process, and again after each crash, until cancelled.
 
-        Raises `SpawnError` where the first one does not come up, `RestartIntensityExceeded` later.
+        Raises `SpawnError` where one does not come up and would not the next time either,
+        `RestartIntensityExceeded` where there were too many crashes.
         """
-        failures = 0
         while True:
             try:
                 crash = await self._live_once()
-                failures = 0
+            except StartLost as lost:
+                crash = lost.crash
             except SpawnError as error:
-                if not self._lives:
+                if not (self._lives and isinstance(error, StartSilent)):
+                    self.pod.close(partial(SpawnError, str(error)))
                     raise
-                failures += 1
                 crash = ChildCrashed(f"pod {self.spec.pod_name}", f"did not come up again: {error}")
             self._crashes.append(crash)
             self._emit("pod_crashed", pid=crash.pid, how=crash.how)
-            if not self.intensity.allow(trio.current_time()):
+            delay = self.intensity.restart(trio.current_time())
+            if delay is None:
                 self.pod.close(self._given_up)
                 raise self._given_up() from crash
-            await trio.sleep(Backoff().delay(failures, random.random()))
+            await trio.sleep(delay)
 
     def _given_up(self) -> RestartIntensityExceeded:
         return RestartIntensityExceeded(

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from trio_swarm._io.deadline import remaining_ms
-from trio_swarm._io.groups import collapse
+from trio_swarm._io.groups import collapse, leaves
 from trio_swarm.errors import ChildCrashed, PeerGoneError, ProtocolError, RemoteError
 from trio_swarm.frames import pool
 from trio_swarm.pools._client import Answer, WorkerClient, WorkerError, line_of
@@ -20,6 +20,8 @@ from trio_swarm.pools._worker import Worker, WorkerLost
 
 __all__ = ["Job", "drive"]
 
+
+_ENDS: Final = (pool.Completed, pool.Failed, pool.Cancelled)
 
 _NOTICED: Final = 1.0
 """Seconds between the worker's notice of a deadline and the caller's own, at most."""
@@ -39,7 +41,14 @@ class Job:
 
 
 class _Gone(Exception):
-    """The connection to the worker ended. Not to be mixed up with what ``on_query`` may raise."""
+    """The worker is lost. Not to be mixed up with what ``on_query`` may raise.
+
+    ``how`` says what it did, if it broke the contract; else its connection ended.
+    """
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__(how)
+        self.how = how
 
 
 async def drive(worker: Worker, job: Job) -> Any:
@@ -62,8 +71,14 @@ async def drive(worker: Worker, job: Job) -> Any:
                 answer = await _exchange(worker.client, line)
             finally:
                 begun = worker.client.begun
+            if answer.session_id == worker.session:
+                # Somebody answers twice, and what came is the last job's.
+                raise _Gone(f"broke the contract: the session {answer.session_id} was over")
+            worker.session = answer.session_id
             while isinstance(answer.feed, pool.Paused):
                 answer = await _resume(worker.client, job, answer.session_id, answer.feed)
+            if not isinstance(answer.feed, _ENDS):
+                raise _Gone(f"broke the contract: no end of a job: {str(answer.feed)[:200]}")
     except _Gone as error:
         gone = error
         if not begun:
@@ -87,7 +102,8 @@ def _verdict(worker: Worker) -> Iterator[None]:
     """Whatever ends the conversation early says what becomes of the worker."""
     try:
         yield
-    except _Gone:
+    except _Gone as gone:
+        worker.how = gone.how
         worker.hand_back("lost")
         raise
     except trio.Cancelled:
@@ -95,17 +111,20 @@ def _verdict(worker: Worker) -> Iterator[None]:
         raise
     except WorkerError as refused:
         # A request that the worker could not read (nested too deep, say) has changed nothing there.
-        if not refused.text.startswith("malformed request"):
-            worker.hand_back("cancelled")
-        raise
-    except BaseExceptionGroup as group:
-        gone, _ = group.split(_Gone)
-        worker.hand_back("dismissed" if gone is None else "lost")
-        if gone is None:
+        if refused.text.startswith("malformed request"):
             raise
-        raise _Gone from group
+        worker.how = f"broke the contract: {refused}"
+        worker.hand_back("lost")
+        raise _Gone(worker.how) from refused
+    except BaseExceptionGroup as group:
+        found = [each for each in leaves(group) if isinstance(each, _Gone)]
+        worker.hand_back("lost" if found else "dismissed")
+        if not found:
+            raise
+        worker.how = found[0].how
+        raise _Gone(worker.how) from group
     except BaseException:
-        # Of on_query, or of a worker that breaks the contract.
+        # Of on_query.
         worker.hand_back("dismissed")
         raise
 
@@ -115,6 +134,8 @@ async def _exchange(client: WorkerClient, line: str) -> Answer:
         return await client.feed_line(line)
     except (PeerGoneError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
         raise _Gone from error
+    except ProtocolError as error:
+        raise _Gone(f"broke the contract: {error}") from error
 
 
 async def _resume(client: WorkerClient, job: Job, sid: str, paused: pool.Paused) -> Answer:
@@ -138,7 +159,7 @@ async def _resume(client: WorkerClient, job: Job, sid: str, paused: pool.Paused)
                     break
             nursery.cancel_scope.cancel()
     if answer is None or isinstance(answer.feed, pool.Accepted):
-        raise ProtocolError("the worker has every answer and wants more")
+        raise _Gone("broke the contract: it has every answer and wants more")
     return answer
 
 
@@ -180,4 +201,4 @@ def _result(feed: pool.FeedResult) -> Any:
             raise rebuild(text, exception)
         case pool.Cancelled():
             raise RemoteError("the worker cancelled the job", remote_type="Cancelled")
-    raise ProtocolError(f"unrecognised FeedResult shape from worker: {str(feed)[:200]}")
+    raise AssertionError("only these were let through")

@@ -137,10 +137,11 @@ class Keeper:
                 case "dismissed":
                     await worker.end(ask=True)
                     return False
-            with trio.move_on_after(_EXIT_SEEN):
-                await worker.process.wait()
+            if not worker.how:
+                with trio.move_on_after(_EXIT_SEEN):
+                    await worker.process.wait()
             if worker.process.exit is None:
-                worker.how = "hung up on a job and lived on"
+                worker.how = worker.how or "hung up on a job and lived on"
                 await worker.process.kill()
             return True
 

@@ -85,6 +85,7 @@ async def open_map(
     *,
     ordered: bool,
     ahead: int,
+    left: Callable[[], bool],
 ) -> AsyncIterator[Results[T]]:
     """See `Pool.map`. Each item holds a place from before it is taken until its outcome is received."""
     if ahead < 1:
@@ -107,7 +108,7 @@ async def open_map(
                     return
                 index, item = taken
                 # Never full: it has as many places as there is room.
-                channel.send_nowait((index, item, await _outcome(settle, new_job(item))))
+                channel.send_nowait((index, item, await _outcome(settle, new_job(item), left)))
 
     with collapse(), receive:
         async with trio.open_nursery() as nursery:
@@ -118,12 +119,13 @@ async def open_map(
             nursery.cancel_scope.cancel()
 
 
-async def _outcome(settle: Callable[[Job], Awaitable[Any]], job: Job) -> Outcome:
+async def _outcome(settle: Callable[[Job], Awaitable[Any]], job: Job, left: Callable[[], bool]) -> Outcome:
     try:
         return Outcome("ok", value=await settle(job), attempts=job.attempts)
     except ChildCrashed as crash:
         return Outcome("crashed", error=crash, attempts=job.attempts)
-    except trio.ClosedResourceError:
-        raise
     except Exception as error:
+        # Of the pool itself; else it is on_query's, about something of its own.
+        if isinstance(error, trio.ClosedResourceError) and left():
+            raise
         return Outcome("error", error=error, attempts=job.attempts)

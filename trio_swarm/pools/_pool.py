@@ -110,6 +110,7 @@ class Pool:
             lambda item: self._new_job(item, code),
             ordered=ordered,
             ahead=2 * self.size if ahead is None else ahead,
+            left=lambda: self._upkeep.desk.closed,
         )
 
     def workers(self) -> tuple[WorkerInfo, ...]:

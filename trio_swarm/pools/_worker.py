@@ -65,6 +65,8 @@ class Worker:
     """The number of the job that it runs, or that it died of."""
     completed: int = 0
     """Jobs that it answered."""
+    session: str | None = None
+    """The session of the last job that it answered for; no two jobs share one."""
     leaving: bool = False
     """Gets no next job."""
     verdict: Verdict | None = None

@@ -77,7 +77,10 @@ class _Hold:
 
 @attrs.define(eq=False)
 class Swarm:
-    """Everything that one `open_swarm` block owns. Any task may use it."""
+    """Everything that one `open_swarm` block owns. Any task may use it.
+
+    Once the block has been left, whatever would start something raises ``trio.ClosedResourceError``.
+    """
 
     name: str
     _host: Host = field(repr=False)
@@ -87,6 +90,8 @@ class Swarm:
     _held: dict[int, _Hold] = field(factory=dict, repr=False)
     _seats: dict[str, LocalSeat | None] = field(factory=dict, repr=False)
     """None while one is being seated: its name is taken already."""
+    _over: bool = field(default=False, repr=False)
+    """The block has been left."""
 
     @property
     def directory(self) -> Path:
@@ -106,19 +111,20 @@ class Swarm:
         Raises:
             TypeError: it has none of the four.
             ValueError: the name is taken.
+            trio.ClosedResourceError: the swarm was left.
         """
+        self._check()
         name = name if name is not None else type(obj).__name__
         if name in self._seats:
             raise ValueError(f"an operator named {name!r} is attached already")
         self._seats[name] = None
-        seat = await self._start(partial(self._seated, obj, name))
-        self._seats[name] = seat
-        return seat
+        return await self._start(partial(self._seated, obj, name))
 
     @asynccontextmanager
     async def _seated(self, obj: object, name: str) -> AsyncIterator[LocalSeat]:
         try:
             async with LocalSeat.open(self._host, obj, name=name) as seat:
+                self._seats[name] = seat
                 yield seat
         finally:
             del self._seats[name]
@@ -135,6 +141,7 @@ class Swarm:
 
         Takes the keyword arguments of `trio_swarm.operators.serve_operators`.
         """
+        self._check()
         return serve_operators(self._host, **options)
 
     async def start_operators(self, **options: Any) -> OperatorServer:
@@ -145,6 +152,7 @@ class Swarm:
 
     def open_child(self, target: Target | Executor, **options: Any) -> AbstractAsyncContextManager[Child]:
         """A child actor for the block; the arguments of `trio_swarm.children.open_child`."""
+        self._check()
         return open_child(self._host, target, **options)
 
     async def start_child(self, target: Target | Executor, **options: Any) -> Child:
@@ -155,6 +163,7 @@ class Swarm:
 
     def open_pool(self, target: Target | None = None, **options: Any) -> AbstractAsyncContextManager[Pool]:
         """A pool of workers for the block; the arguments of `trio_swarm.pools.open_pool`."""
+        self._check()
         return open_pool(self._host, target, **options)
 
     async def start_pool(self, target: Target | None = None, **options: Any) -> Pool:
@@ -167,6 +176,7 @@ class Swarm:
         self, target: Target, *, name: str, scope: Sequence[ScopeRule], **options: Any
     ) -> AbstractAsyncContextManager[Pod]:
         """A pod for the block; the arguments of `trio_swarm.pods.open_pod`."""
+        self._check()
         return open_pod(self._host, target, name=name, scope=scope, **options)
 
     async def start_pod(
@@ -192,7 +202,9 @@ class Swarm:
 
         Raises:
             SpawnError: it could not be started; says why.
+            trio.ClosedResourceError: the swarm was left.
         """
+        self._check()
         return await self._host.warden.start(
             argv, name=name, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd
         )
@@ -239,7 +251,12 @@ class Swarm:
     # -- ownership -------------------------------------------------------------------
 
     async def _start(self, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        self._check()
         return cast(T, await self._nursery.start(self._keep, opener))
+
+    def _check(self) -> None:
+        if self._over:
+            raise trio.ClosedResourceError(f"the swarm {self.name!r} was left: nothing can be started in it")
 
     async def _keep(
         self,
@@ -343,8 +360,12 @@ async def open_swarm(
                 async with trio.open_nursery() as nursery:
                     host = Host(warden, directory, hub.emit)
                     swarm = Swarm(name, host, nursery, hub, trio.current_time())
-                    yield swarm
-                    await swarm._end_all()
+                    try:
+                        yield swarm
+                        await swarm._end_all()
+                    finally:
+                        # Now: a nursery that has closed answers with an error of its own.
+                        swarm._over = True
                     nursery.cancel_scope.cancel()
             finally:
                 hub.close()

@@ -39,7 +39,7 @@ class Event:
 
 @attrs.define(eq=False)
 class Subscription:
-    """An asynchronous iterator of events; made by `EventHub.subscribe`. One reader at a time."""
+    """An asynchronous iterator of events; made by `EventHub.subscribe`. Several readers share the events."""
 
     _capacity: int
     _overflow: Overflow
@@ -78,10 +78,12 @@ class Subscription:
             if self._closed:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 raise StopAsyncIteration
-            self._ready = trio.Event()
+            if self._ready.is_set():
+                self._ready = trio.Event()
             await self._ready.wait()
+        event = self._buffer.popleft()
         await trio.lowlevel.cancel_shielded_checkpoint()
-        return self._buffer.popleft()
+        return event
 
 
 @attrs.define(eq=False)

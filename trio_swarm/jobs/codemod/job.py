@@ -18,6 +18,7 @@ from trio_swarm.jobs.codemod.options import Options
 from trio_swarm.jobs.codemod.pipeline import CannotWrite, Pipeline
 from trio_swarm.jobs.codemod.report import Report, Status, exit_status, is_disk_error, write_report
 from trio_swarm.jobs.codemod.serial import SerialResult
+from trio_swarm.jobs.codemod.strikes import Strikes
 from trio_swarm.jobs.codemod.verify import Verification, verify
 from trio_swarm.jobs.runner import run_in_swarm
 
@@ -41,7 +42,7 @@ def run(options: Options) -> int:
         rule=options.rule,
         workers=options.workers,
         operator=options.operator,
-        chaos=ChaosPlan(options.chaos),
+        strikes=Strikes(ChaosPlan(options.chaos)),
     )
     return trio.run(_run, options, pipeline)
 
@@ -134,9 +135,9 @@ def _count(pipeline: Pipeline, report: Report) -> Report:
         errors=(
             *report.errors,
             *faults,
-            *(f"chaos: {kind} found nothing to hit" for kind in pipeline.missed),
+            *(f"chaos: {kind} found nothing to hit" for kind in pipeline.strikes.missed),
         ),
-        chaos=tuple(pipeline.struck),
+        chaos=tuple(pipeline.strikes.struck),
     )
 
 

@@ -91,8 +91,9 @@ async def _until_told(url: str, reviewer: Policy | Terminal) -> None:
             nursery.cancel_scope.cancel()
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Run the operator; the exit status says how it ended."""
+    argv = sys.argv[1:]
     if len(argv) != 2 or argv[1] not in ("policy", "tty"):
         print("usage: python -m trio_swarm.jobs.codemod.operator URL policy|tty", file=sys.stderr)
         return 2
@@ -106,4 +107,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

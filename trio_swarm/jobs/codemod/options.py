@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import sys
@@ -111,6 +112,7 @@ def parse_options(
         None if flags.report is None else _check_report(here / _path(flags.report, "--report"), out, tree)
     )
     _check_room(out, tree, free_bytes or _free_bytes)
+    _check_runtime()
     return Options(
         rule=flags.rule,
         tree=tree,
@@ -163,10 +165,11 @@ def _check_out(path: Path) -> Path:
         out = path.resolve()
         if os.path.lexists(path):
             _check_empty(out)
+        _check_names(out)
         _check_writable(_existing(out), "the output directory")
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise OptionError(f"cannot use the output directory {shown(path)}: {why}") from error
+        raise OptionError(f"--out cannot be used: the output directory {shown(path)}: {why}") from error
     return out
 
 
@@ -183,6 +186,15 @@ def _existing(path: Path) -> Path:
     while not os.path.lexists(path):
         path = path.parent
     return path
+
+
+def _check_names(path: Path) -> None:
+    """What is not there yet can be made under that name. Raises OSError."""
+    there = _existing(path)
+    longest = max((len(os.fsencode(part)) for part in path.relative_to(there).parts), default=0)
+    whole = len(os.fsencode(path))
+    if longest > os.pathconf(there, "PC_NAME_MAX") or whole >= os.pathconf(there, "PC_PATH_MAX"):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def _check_writable(directory: Path, what: str) -> None:
@@ -208,6 +220,7 @@ def _check_report(path: Path, out: Path, tree: Tree) -> Path:
             raise OptionError(f"the report {shown(path)} is a directory")
         if os.path.lexists(report) and (report.is_symlink() or not report.is_file()):
             raise OptionError(f"the report {shown(path)} is there and is no regular file")
+        _check_names(report)
         _check_writable(report.parent, "the report")
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -228,6 +241,16 @@ def _check_room(out: Path, tree: Tree, free_bytes: Callable[[Path], int]) -> Non
             f"no room on the disk of {shown(directory)}: {free} bytes free, up to {tree.size} needed",
             status=Status.CANNOT_WRITE,
         )
+
+
+def _check_runtime() -> None:
+    """A place for the sockets: without one the run would end when the output directory is made already."""
+    from trio_swarm.swarm import check_place  # the rooms, which --help does not need
+
+    try:
+        check_place()
+    except OSError as error:
+        raise OptionError(f"no directory for the swarm's sockets: {error.strerror}") from error
 
 
 def _free_bytes(directory: Path) -> int:

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import json
 import secrets
-import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,8 +44,8 @@ from trio_swarm import (
     SwarmError,
     python_argv,
 )
-from trio_swarm.jobs.codemod.chaos import ChaosPlan
 from trio_swarm.jobs.codemod.operator import ROLE
+from trio_swarm.jobs.codemod.strikes import Strikes
 
 __all__ = ["CannotWrite", "Failed", "Ledger", "Pipeline", "Settled"]
 
@@ -55,6 +54,8 @@ T = TypeVar("T")
 AGENT = "codemod"
 BATCH = 8
 """Files of one worker's job, at most."""
+BATCH_BYTES = 2**18
+"""Bytes of them, unless it is one file."""
 BATCH_DEADLINE = 300.0
 """Seconds for one such job, all retries included; with a person at the terminal there is none."""
 LEAVE_DEADLINE = 5.0
@@ -113,21 +114,14 @@ class Pipeline:
     rule: str
     workers: int
     operator: str
-    chaos: ChaosPlan
+    strikes: Strikes
+    """The chaos on the way."""
     ledger: Ledger = field(factory=Ledger)
     restarts: int = 0
     redelivered: int = 0
     """Requests sent to the operator again after it came back, and jobs given to another worker."""
-    struck: list[str] = field(factory=list)
-    """The chaos that fell."""
-    missed: list[str] = field(factory=list)
-    """The chaos that found nothing to hit."""
     swarm: Swarm = field(init=False)
     _task_ids: dict[str, str] = field(factory=dict)
-    _due: list[str] = field(factory=list)
-    _cut_due: int = 0
-    _killed: set[int | None] = field(factory=set)
-    _lanes: trio.Nursery = field(init=False)
     _server: OperatorServer = field(init=False)
     _seat: Seat = field(init=False)
     _provers: list[Child] = field(factory=list)
@@ -155,24 +149,31 @@ class Pipeline:
             async with trio.open_nursery() as first:
                 first.start_soon(self._start_pool)
                 first.start_soon(self._join)
+            self.strikes.aim(swarm, self._server, self._seat, self._pool, self._provers)
             watch.start_soon(self._start_pod)
             for number in range(self.workers):
                 watch.start_soon(self._start_prover, number + 1)
             try:
                 await self._all_files()
-                await self._strike_the_rest()
+                if self.strikes.needs_a_child:
+                    # They may still be coming up, if no file needed one.
+                    self._offer_prover.send_nowait(await self._take_prover.receive())
+                await self.strikes.fall_on_the_idle()
             finally:
                 self._take_stock()
             watch.cancel_scope.cancel()
-        self._server.remove(self._seat.sid, "the job is done")
-        with trio.move_on_after(LEAVE_DEADLINE):
-            await operator.wait()
+        async with trio.open_nursery() as leaving:
+            for part in self._parts():
+                leaving.start_soon(self.swarm.stop, part)
+            self._server.remove(self._seat.sid, "the job is done")
+            with trio.move_on_after(LEAVE_DEADLINE):
+                await operator.wait()
+
+    def _parts(self) -> list[Pool | Pod | Child]:
+        return [self._pool, *self._provers, *([] if self._pod is None else [self._pod])]
 
     def _take_stock(self) -> None:
-        parts: list[Pool | Pod | Child] = [self._pool, *self._provers]
-        if self._pod is not None:
-            parts.append(self._pod)
-        self.restarts = sum(part.statistics().restarts for part in parts)
+        self.restarts = sum(part.statistics().restarts for part in self._parts())
         self.redelivered = self._seat.statistics().redelivered
 
     # -- the operator ----------------------------------------------------------------
@@ -199,7 +200,7 @@ class Pipeline:
     async def _decide(self, query: JobQuery) -> str:
         patch = json.loads(query.prompt)
         task_id = self._task_ids[patch["path"]]
-        return str(await self._at_operator(partial(self._seat.ask, patch, task_id=task_id)))
+        return str(await self.strikes.at_operator(partial(self._seat.ask, patch, task_id=task_id)))
 
     # -- the other processes ---------------------------------------------------------
 
@@ -226,13 +227,27 @@ class Pipeline:
     # -- the lanes -------------------------------------------------------------------
 
     async def _all_files(self) -> None:
-        # Several files make one job of a worker, so that its pipe does not decide the pace; but not
-        # so many that the last job keeps one worker busy while the others have nothing left.
-        size = max(1, min(BATCH, len(self.files) // (8 * self.workers)))
-        batches = iter([self.files[n : n + size] for n in range(0, len(self.files), size)])
-        async with trio.open_nursery() as self._lanes:
+        batches = iter(await trio.to_thread.run_sync(self._batches))
+        async with trio.open_nursery() as lanes:
+            self.strikes.nursery = lanes
             for _ in range(2 * self.workers + 2):
-                self._lanes.start_soon(self._lane, batches)
+                lanes.start_soon(self._lane, batches)
+
+    def _batches(self) -> list[list[str]]:
+        """Jobs for the workers: several files each, so that their pipes do not decide the pace.
+
+        Large files come first: what is worked on at last is small, and everybody ends at one time.
+        """
+        most = max(1, min(BATCH, len(self.files) // (8 * self.workers)))
+        batches: list[list[str]] = [[]]
+        room = BATCH_BYTES
+        for size, path in sorted(((_size(self.root / path), path) for path in self.files), reverse=True):
+            if len(batches[-1]) >= most or room < size:
+                batches.append([])
+                room = BATCH_BYTES
+            batches[-1].append(path)
+            room -= size
+        return [batch for batch in batches if batch]
 
     async def _lane(self, batches: Iterator[Sequence[str]]) -> None:
         for batch in batches:
@@ -265,15 +280,13 @@ class Pipeline:
         self.ledger.settle(outcome)
         done = len(self.ledger.settled)
         self.swarm.emit("file_settled", {"path": outcome.path, "kind": outcome.kind, "done": done})
-        self._due += self.chaos.due(done, len(self.files))
-        # What finds nobody at work waits for the next file: idle, nobody would miss the dead.
-        self._due = [kind for kind in self._due if not self._strike(kind)]
+        self.strikes.fall(done, len(self.files))
 
     async def _gate(self, path: str, allowed: list[str]) -> None:
         task_id = self._task_ids[path] = f"ST-{secrets.token_hex(8)}"
         try:
             ask = partial(self._seat.hook_before, task_id=task_id, agent=AGENT, attempt=1)
-            await self._at_operator(ask)
+            await self.strikes.at_operator(ask)
             allowed.append(path)
         except ApprovalDenied as denied:
             del self._task_ids[path]
@@ -305,7 +318,7 @@ class Pipeline:
         if kind != "patched":
             return Settled(path, kind, edits, scan.get("reason") or "")
         try:
-            job = {"root": str(self.root), "path": path, "output_b64": scan["output_b64"]}
+            job = {"root": str(self.root), "path": path, "at": scan["at"], "text": scan["text"]}
             child = await self._take_prover.receive()
             try:
                 proof = json.loads(await child.run(json.dumps(job)))
@@ -325,72 +338,15 @@ class Pipeline:
             return Settled(path, "failed", edits, "what was written is not what was proved")
         return Settled(path, "patched", edits, sha256=scan["sha256"])
 
-    # -- chaos -----------------------------------------------------------------------
-
-    async def _at_operator(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Make a request of the operator, and cut its socket under it if that is due."""
-        if not self._cut_due:
-            return await request()
-        self._cut_due -= 1
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cut_when_pending)
-            answer = await request()
-        return answer  # noqa: RET504 - not out of the middle of a nursery
-
-    async def _cut_when_pending(self) -> None:
-        # The call beside us registers its request before it first waits: that is a step or two
-        # of the scheduler away, and the answer comes too soon to wait for anything else.
-        for _ in range(100):
-            if self._seat.statistics().replies.pending:
-                break
-            await trio.lowlevel.checkpoint()
-        await self._cut()
-
-    async def _cut(self) -> None:
-        await self._server.disconnect(self._seat.sid)
-        self._fell("drop-operator")
-
-    def _strike(self, kind: str, *, idle_too: bool = False) -> bool:
-        """Let it fall; False if there is nothing for it to hit yet."""
-        if kind == "drop-operator":
-            self._cut_due += 1
-            return True
-        pids = self._pids_of_children(idle_too) if kind == "kill-child" else self._pids_of_workers(idle_too)
-        # Through its owner, which reaps it: a pid that we remember may be another's by now.
-        victims = [process for process in self.swarm.processes() if process.pid in pids]
-        if victims:
-            self._killed.add(victims[0].pid)
-            self._lanes.start_soon(self._kill, victims[0], kind)
-        return bool(victims)
-
-    async def _kill(self, victim: ManagedProcess, kind: str) -> None:
-        await victim.signal(signal.SIGKILL)
-        self._fell(kind)
-
-    def _fell(self, kind: str) -> None:
-        self.struck.append(kind)
-        self.swarm.emit("chaos", {"kind": kind, "done": len(self.ledger.settled)})
-
-    async def _strike_the_rest(self) -> None:
-        """After the last file: what waited for somebody at work hits the idle."""
-        async with trio.open_nursery() as self._lanes:
-            for _ in range(self._cut_due):
-                self._lanes.start_soon(self._cut)
-            if "kill-child" in self._due:
-                # They may still be coming up, if no file needed one.
-                self._offer_prover.send_nowait(await self._take_prover.receive())
-            self.missed = [kind for kind in self._due if not self._strike(kind, idle_too=True)]
-
-    def _pids_of_children(self, idle_too: bool) -> set[int | None]:
-        running = {child.pid for child in self._provers if idle_too or child.state == "running"}
-        return running - self._killed
-
-    def _pids_of_workers(self, idle_too: bool) -> set[int | None]:
-        busy: set[int | None] = {one.pid for one in self._pool.workers() if idle_too or one.state == "busy"}
-        return busy - self._killed
-
 
 def _failure(path: str, error: RemoteError) -> Settled:
     if "No space left on device" in str(error):
         raise CannotWrite(f"cannot write {path}: {error.message}") from error
     return Settled(path, "failed", reason=str(error))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # reading it will tell

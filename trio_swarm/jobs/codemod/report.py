@@ -39,6 +39,7 @@ class Status(enum.IntEnum):
     CANNOT_WRITE = 6
     GAVE_UP = 7
     FAILED = 8
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -53,6 +54,7 @@ EXIT_STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
         Status.CANNOT_WRITE: "an output or the report cannot be written (disk full)",
         Status.GAVE_UP: "gave up: processes crashed more often than the restart intensity allows",
         Status.FAILED: "the job failed in another way",
+        Status.HUNG_UP: "hung up (SIGHUP)",
         Status.INTERRUPTED: "interrupted (Ctrl-C)",
         Status.TERMINATED: "terminated (SIGTERM)",
     }

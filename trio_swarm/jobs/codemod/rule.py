@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ast
 import re
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
+from trio_swarm.jobs.codemod.patch import insert
 from trio_swarm.jobs.codemod.syntax import (
     Unparseable,
     check_parses,
@@ -24,13 +25,14 @@ from trio_swarm.jobs.codemod.syntax import (
     symbols,
 )
 
-__all__ = ["RULES", "Rewrite", "Unparseable", "rewrite"]
+__all__ = ["INSERTED", "RULES", "Rewrite", "Unparseable", "rewrite"]
 
 RULES: Final = ("bare-except",)
 """The rules by name."""
 
 _KEYWORD: Final = b"except"
-_INSERT: Final = " BaseException"
+INSERTED: Final = b" BaseException"
+"""What a patch of the rule puts behind each keyword; ASCII in every encoding that source may have."""
 _BUILTIN: Final = "BaseException"
 
 # The keyword and the colon with nothing between but blanks and continuation lines. It also
@@ -54,6 +56,8 @@ class Rewrite(NamedTuple):
     """The line numbers of the edits, from 1, in order."""
     reason: str = ""
     """Why a file with bare handlers was left alone; empty when it was not."""
+    at: tuple[int, ...] = ()
+    """Where ``INSERTED`` goes in: offsets in the bytes of the old file, ascending."""
 
 
 def rewrite(data: bytes, rule: str = "bare-except") -> Rewrite:
@@ -75,8 +79,8 @@ def rewrite(data: bytes, rule: str = "bare-except") -> Rewrite:
             return Rewrite(0, None)
         if could_mention(data, _BUILTIN) and _binds(data, _BUILTIN):
             return Rewrite(0, None, reason=f"the module binds {_BUILTIN} itself")
-    output = _insert(data, encoding, places)
-    return Rewrite(len(places), output, tuple(line for line, _ in places))
+    at = _offsets(data, encoding, places)
+    return Rewrite(len(places), insert(data, at, INSERTED), tuple(line for line, _ in places), at=at)
 
 
 def _bare_handlers(tree: ast.Module) -> list[tuple[int, int]]:
@@ -99,15 +103,15 @@ def _bare_handlers(tree: ast.Module) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _insert(data: bytes, encoding: str, places: list[tuple[int, int]]) -> bytes:
-    """*data* with the insertion right after each keyword."""
+def _offsets(data: bytes, encoding: str, places: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Where each keyword ends in *data*."""
     try:
-        return _cut_and_join(data, encoding, places)
+        return _ends(data, encoding, places)
     except (UnicodeError, LookupError) as error:
         raise Unparseable(f"the encoding {encoding} cannot be kept: {error}".replace("\n", " ")) from error
 
 
-def _cut_and_join(data: bytes, encoding: str, places: list[tuple[int, int]]) -> bytes:
+def _ends(data: bytes, encoding: str, places: list[tuple[int, int]]) -> tuple[int, ...]:
     # The parser counts lines and columns in UTF-8, whatever the file is in.
     utf8 = data if encoding == "utf-8" else data.decode(encoding).encode("utf-8")
     starts = [0]
@@ -120,12 +124,12 @@ def _cut_and_join(data: bytes, encoding: str, places: list[tuple[int, int]]) -> 
         if utf8[start:end] != _KEYWORD:
             raise Unparseable(f"cannot find the keyword of line {line_number}")
         cuts.append(end)
-    pieces = [utf8[a:b] for a, b in pairwise([*cuts, len(utf8)])]
-    if encoding != "utf-8":
-        pieces = [piece.decode("utf-8").encode(encoding) for piece in pieces]
-        if b"".join(pieces) != data:
-            raise Unparseable(f"the encoding {encoding} cannot be kept byte for byte")
-    return _INSERT.encode("ascii").join(pieces)
+    if encoding == "utf-8":
+        return tuple(cuts[1:])
+    pieces = [utf8[a:b].decode("utf-8").encode(encoding) for a, b in pairwise([*cuts, len(utf8)])]
+    if b"".join(pieces) != data:
+        raise Unparseable(f"the encoding {encoding} cannot be kept byte for byte")
+    return tuple(accumulate(len(piece) for piece in pieces[:-1]))
 
 
 def _binds(data: bytes, name: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from trio_swarm.jobs.codemod.manifest import digest
-from trio_swarm.jobs.codemod.rule import Rewrite, rewrite
+from trio_swarm.jobs.codemod.rule import INSERTED, Rewrite, rewrite
 from trio_swarm.jobs.codemod.syntax import Unparseable, Unreadable, read_source, source_encoding
 
 __all__ = ["SHOWN_EDITS", "proposal", "scan", "scan_file"]
@@ -34,7 +34,8 @@ def scan_file(ctx: Mapping[str, Any], path: str, query: Callable[[str], str]) ->
     A file with something to rewrite is put to *query* as JSON (:func:`proposal`); the answer
     ``apply`` lets it through, and any other leaves the file alone, with the answer as reason
     (``skip: why``). The outcome's ``kind`` is ``unchanged``, ``patched``, ``unparseable``,
-    ``skipped`` or ``unreadable``; ``output_b64`` and ``sha256`` are the new file's, or None.
+    ``skipped`` or ``unreadable``. Of a patched one, ``at`` and ``text`` are the patch (`.patch.insert`),
+    and ``output_b64`` and ``sha256`` the new file's.
     """
     try:
         data = read_source(ctx["root"], path)
@@ -55,6 +56,8 @@ def scan_file(ctx: Mapping[str, Any], path: str, query: Callable[[str], str]) ->
         edits=result.edits,
         sha256=digest(result.output),
         output_b64=base64.b64encode(result.output).decode("ascii"),
+        at=result.at,
+        text=INSERTED.decode("ascii"),
     )
 
 
@@ -81,12 +84,5 @@ def _shown(line: bytes, encoding: str) -> str:
     return text[:_SHOWN_COLUMNS]
 
 
-def _outcome(
-    kind: str,
-    *,
-    reason: str = "",
-    edits: int = 0,
-    sha256: str | None = None,
-    output_b64: str | None = None,
-) -> dict[str, Any]:
-    return {"kind": kind, "edits": edits, "sha256": sha256, "output_b64": output_b64, "reason": reason}
+def _outcome(kind: str, *, reason: str = "", edits: int = 0, **patch: Any) -> dict[str, Any]:
+    return {"kind": kind, "edits": edits, "reason": reason, **patch}
