@@ -10,16 +10,16 @@ from tests.pods.test_open_pod import rigged
 from trio_swarm.children import open_child
 
 
-@pytest.mark.parametrize("then", ["return", "raise", "emit"])
+@pytest.mark.parametrize(("then", "status"), [("return", 0), ("raise", 1), ("exit", 3), ("emit", 0)])
 @pytest.mark.parametrize("engine", ["fork", "fork_in_thread"])
-async def test_a_copy_of_an_actor_says_nothing(tmp_path, engine, then):
-    """One terminal for each run, nothing stray, and the process serves on."""
+async def test_a_copy_of_an_actor_says_nothing(tmp_path, engine, then, status):
+    """One terminal for each run, nothing stray, its own status for the copy, and the process serves on."""
     async with open_host(tmp_path) as (host, heard), open_child(host, f"{HERE}:{engine}") as child:
         for _ in range(2):
             with trio.fail_after(20):
                 async with child.open_run(then) as run:
                     assert [event async for event in run] == []
-                assert run.result == "the original"
+                assert run.result == f"the original of one that ended with {status}"
         assert child._counts["stray"] == 0
         assert heard.kinds() == ["child_started"]
 

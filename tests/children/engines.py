@@ -118,16 +118,22 @@ async def fork(run):
     if pid == 0:
         if run.assignment == "raise":
             raise LookupError("the copy")
+        if run.assignment == "exit":
+            sys.exit(3)
         if run.assignment == "emit":
             await run.emit({"type": "the copy"})
         return "the copy"
-    await trio.to_thread.run_sync(os.waitpid, pid, 0)
-    return "the original"
+    _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+    return f"the original of one that ended with {os.waitstatus_to_exitcode(status)}"
 
 
 def fork_in_thread(run):
     pid = os.fork()
     if pid == 0:
+        if run.assignment == "raise":
+            raise LookupError("the copy")
+        if run.assignment == "exit":
+            sys.exit(3)
         return "the copy"
-    os.waitpid(pid, 0)
-    return "the original"
+    _, status = os.waitpid(pid, 0)
+    return f"the original of one that ended with {os.waitstatus_to_exitcode(status)}"

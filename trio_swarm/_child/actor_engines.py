@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 import trio
 
 from trio_swarm._child.actor_run import ActorRun
+from trio_swarm._child.endings import ends_copies
 from trio_swarm._child.target import load_target
 from trio_swarm.frames import record
 
@@ -77,7 +77,8 @@ def python_engine(target: str) -> Engine:
 
     async def engine(run: ActorRun) -> str:
         if is_async:
-            return result_text(await function(run))
+            with ends_copies():
+                return result_text(await function(run))
         # Not abandoned on cancel: a run whose thread still works has not ended, and saying so
         # would be a lie. What does not end within the drain time takes the process with it.
         return result_text(await trio.to_thread.run_sync(_in_thread, function, run, abandon_on_cancel=False))
@@ -87,12 +88,8 @@ def python_engine(target: str) -> Engine:
 
 def _in_thread(function: Callable[[ActorRun], Any], run: ActorRun) -> Any:
     """Call it; a copy that it forks and returns from ends here, as its thread has no loop to report to."""
-    pid = os.getpid()
-    try:
+    with ends_copies():
         return function(run)
-    finally:
-        if os.getpid() != pid:
-            os._exit(0)
 
 
 def result_text(result: object) -> str:

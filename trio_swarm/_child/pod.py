@@ -15,7 +15,7 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import trio
 
@@ -31,7 +31,10 @@ from trio_swarm._io.unix import locked_directory, open_unix_listener
 from trio_swarm.errors import SwarmError
 from trio_swarm.frames import decode
 
-__all__ = ["main", "run_pod"]
+__all__ = ["WARM", "main", "run_pod"]
+
+WARM: Final = ()
+"""That it may be forked off the stem, and what is to be imported there besides; see ``stem.py``."""
 
 
 def load_engine(target: str) -> Engine:

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import trio
 
+from trio_swarm._child.endings import ends_copies
 from trio_swarm._child.pod_files import ScopedFiles
 from trio_swarm._child.pod_history import PodHistory
 from trio_swarm._child.pod_server import PodClients
@@ -161,7 +162,8 @@ class PodRuntime:
         deadline = scope.deadline
         try:
             with scope:
-                answer = await self._engine(turn)
+                with ends_copies():
+                    answer = await self._engine(turn)
                 if isinstance(answer, str):
                     await turn.text(answer)
                 return Finished(turn.result)

@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 import attrs
 
+from trio_swarm._child.endings import end_copy
 from trio_swarm._child.pool_deadline import Alarm, DeadlineExceeded
 from trio_swarm._child.pool_failure import describe, one_line
 from trio_swarm._child.pool_server import PoolServer, now_ms
@@ -162,7 +163,7 @@ class _Failure:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if self.runner.server.is_copy:
             # Of the worker, made by a fork in the job: two must not answer one request.
-            self.runner.server.end_copy(error)
+            end_copy(error)
         if isinstance(error, DeadlineExceeded):
             self.answer = self.runner.failed(error, "DeadlineExceeded", self.code)
         elif error is not None and not self.runner.server.stopping:

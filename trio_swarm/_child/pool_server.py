@@ -11,13 +11,11 @@ where the job's function ends.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import time
-import traceback
 from types import FrameType
 from typing import NoReturn
 
@@ -82,21 +80,6 @@ class PoolServer:
         for signum in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, signal.SIG_DFL)
-
-    @staticmethod
-    def end_copy(error: BaseException | None) -> NoReturn:
-        """End a forked copy where the job ends: 0, a SystemExit's status, or 1 with the traceback told."""
-        status = 0
-        if isinstance(error, SystemExit):
-            status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            status = 1
-        with contextlib.suppress(Exception):
-            if status and not isinstance(error, SystemExit):
-                traceback.print_exception(error)
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status & 0xFF)
 
     def next_effect(self) -> Begin | Resume:
         """Serve until the job has something to do.

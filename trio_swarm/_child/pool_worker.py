@@ -22,7 +22,10 @@ from trio_swarm._child.pool_socket import bind_private
 from trio_swarm._state.pool_worker import PoolWorker
 from trio_swarm.limits import POOL_IDLE
 
-__all__ = ["idle_limit", "main"]
+__all__ = ["WARM", "idle_limit", "main"]
+
+WARM: Final = ()
+"""That it may be forked off the stem, and what is to be imported there besides; see ``stem.py``."""
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 

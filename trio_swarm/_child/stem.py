@@ -29,13 +29,13 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from trio_swarm._child.lifeline import VARIABLE as LIFELINE
 from trio_swarm._child.warden_spawn import out_of_the_way
+from trio_swarm._child.warden_stem import MAX_FDS, MAX_ORDER
 from trio_swarm._io.procfs import MARK, ROOM
 
 __all__ = ["main"]
 
-MAX_ORDER = 2**17
-MAX_FDS = 253
 _ARGUMENTS, _ENVIRONMENT = 45, 47
 """Where the fields after the name in ``/proc/<pid>/stat`` tell the beginnings of both; the ends follow."""
 
@@ -52,6 +52,9 @@ class Branch:
     def run(self) -> int:
         """Become that process; what its ``main`` returns is the exit status."""
         os.setsid()
+        # Before their memory is written over, or what this process executes inherits the rest of them.
+        for name in (ROOM, MARK):
+            os.environ.pop(name, None)
         rename([wired(each) for each in self.order["argv"]], wired(self.order["mark"]))
         os.write(self.there, b"%d" % os.getpid())
         os.close(self.there)
@@ -62,11 +65,12 @@ class Branch:
         self._place_descriptors()
         os.environ.pop(ROOM, None)
         mark = os.fsdecode(wired(self.order["mark"]))
-        os.environ.update({MARK: mark, "TRIO_SWARM_LIFELINE": str(self.order["lifeline"])})
+        os.environ.update({MARK: mark, LIFELINE: str(self.order["lifeline"])})
         sys.orig_argv[:] = argv
         sys.argv[:] = [str(self.module.__file__), *argv[4:]]
         sys.modules["__main__"] = self.module
         gc.enable()
+        importlib.invalidate_caches()  # directories have changed since the stem looked into them
         return int(self.module.main() or 0)
 
     def _place_descriptors(self) -> None:
@@ -126,11 +130,11 @@ def variable(block: bytes, name: bytes) -> tuple[int, int]:
 
 
 def warmed(name: str) -> ModuleType:
-    """Import a module of this package and what it says it needs in ``WARM``."""
+    """Import a module of this package, and what it names in ``WARM``; without that it is no program."""
     if not name.startswith("trio_swarm."):
         raise ValueError(f"{name} is none of ours")
     module = importlib.import_module(name)
-    for each in getattr(module, "WARM", ()):
+    for each in module.WARM:
         importlib.import_module(each)
     return module
 
@@ -225,6 +229,7 @@ def _fork_again() -> bool:
 def main() -> int:
     """Serve; in a branch, be what it was forked for."""
     rename([os.fsencode(each) for each in sys.orig_argv[:5]])
+    os.close(int(os.environ[LIFELINE]))  # the socket tells as much, and a branch has its own
     gc.disable()
     branch = Stem(socket.socket(fileno=int(sys.argv[1]))).serve()
     return 0 if branch is None else branch.run()

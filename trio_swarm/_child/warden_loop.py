@@ -128,14 +128,7 @@ class Watch:
 
     def turn(self, limit: float | None = None) -> None:
         """Wait for the next thing, at most ``limit`` seconds, and deal with it."""
-        now = time.monotonic()
-        due = [started.kill_at for started in self.started.values() if started.kill_at is not None]
-        if self.ended:
-            due.append(now + RESCAN)
-        if limit is not None:
-            due.append(now + limit)
-        wait = max(0, int((min(due) - now) * 1000) + 1) if due else None
-        for fd, mask in self.poll.poll(wait):
+        for fd, mask in self.poll.poll(self.patience_until(limit)):
             if fd == self.wakeup:
                 os.read(fd, 4096)
             elif fd == self.coordinator:
@@ -150,10 +143,24 @@ class Watch:
                     for order, fds in self.control.receive():
                         self.obey(order, fds)
                     self.abandoned = self.abandoned or self.control.ended
+        for pending in self.stem.overdue():
+            self.forked(pending, 0)
         self.reap()
         for started in self.started.values():
             started.escalate()
         self.hunt()
+
+    def patience_until(self, limit: float | None) -> int | None:
+        """Milliseconds to the next thing that is due by itself; None if nothing is."""
+        now = time.monotonic()
+        due = [started.kill_at for started in self.started.values() if started.kill_at is not None]
+        if (late := self.stem.due()) is not None:
+            due.append(late)
+        if self.ended:
+            due.append(now + RESCAN)
+        if limit is not None:
+            due.append(now + limit)
+        return max(0, int((min(due) - now) * 1000) + 1) if due else None
 
     def finish(self) -> list[int]:
         """SIGKILL and reap until nobody is left: new orphans keep arriving while parents die."""
@@ -276,7 +283,11 @@ class Watch:
         """SIGKILL the orphans of those that ended; tell who has none left."""
         haunted: set[str] = set()
         if sys.platform == "linux" and (self.ended or self.started):
-            for pid in procfs.children_of_mine():
+            try:
+                mine = procfs.children_of_mine()
+            except OSError:  # no descriptor is left to look with: soon
+                return
+            for pid in mine:
                 owner = None if pid in self.started else self.owner(pid)
                 if owner is not None and owner in self.ended:
                     haunted.add(owner)

@@ -90,6 +90,7 @@ class Child:
         self._max_attempts = max_attempts
         self._nursery = nursery
         self._turn = trio.Lock()
+        self._readying = trio.Lock()
         self._now: _Incarnation | None = None
         self._start = trio.CancelScope()
         self._state: ChildState = "starting"
@@ -223,6 +224,10 @@ class Child:
 
     async def ready(self) -> _Incarnation:
         """The process that is up, or a new one within the restart intensity. Runs call it by themselves."""
+        async with self._readying:  # two that find it down need one process
+            return await self._ready()
+
+    async def _ready(self) -> _Incarnation:
         if self._now is not None and self._now.talk.over:
             await self._now.gone.wait()
         while self._state != "closed":

@@ -12,13 +12,16 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from trio_swarm import AskRequest, GateRequest, SpawnRequest, SwarmError, connect_operator
 
-__all__ = ["ROLE", "main"]
+__all__ = ["ROLE", "WARM", "main"]
+
+WARM: Final = ()
+"""That it may be forked off the stem, as the package's own processes are."""
 
 ROLE = "codemod-reviewer"
 """The role that the job waits for."""
