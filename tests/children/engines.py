@@ -116,24 +116,27 @@ async def fork(run):
     """Forks; what the copy does then is the assignment."""
     pid = os.fork()
     if pid == 0:
-        if run.assignment == "raise":
-            raise LookupError("the copy")
-        if run.assignment == "exit":
-            sys.exit(3)
+        _raise_or_exit(run.assignment)
         if run.assignment == "emit":
             await run.emit({"type": "the copy"})
         return "the copy"
-    _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
-    return f"the original of one that ended with {os.waitstatus_to_exitcode(status)}"
+    return _original(await trio.to_thread.run_sync(os.waitpid, pid, 0))
 
 
 def fork_in_thread(run):
     pid = os.fork()
     if pid == 0:
-        if run.assignment == "raise":
-            raise LookupError("the copy")
-        if run.assignment == "exit":
-            sys.exit(3)
+        _raise_or_exit(run.assignment)
         return "the copy"
-    _, status = os.waitpid(pid, 0)
-    return f"the original of one that ended with {os.waitstatus_to_exitcode(status)}"
+    return _original(os.waitpid(pid, 0))
+
+
+def _raise_or_exit(assignment):
+    if assignment == "raise":
+        raise LookupError("the copy")
+    if assignment == "exit":
+        sys.exit(3)
+
+
+def _original(waited):
+    return f"the original of one that ended with {os.waitstatus_to_exitcode(waited[1])}"

@@ -63,7 +63,7 @@ async def test_save_and_reopen_roundtrip(lock, repo):
             {
                 "pod_name": "root",
                 "pid": ME,
-                "socket": "/run/pods/root/sock",
+                "socket": "/run/pods/lead/sock",
                 "scope_allow": [{"target": str(repo), "permission": "write", "recursive": True}],
                 "delegated_from": None,
             },

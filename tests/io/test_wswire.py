@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.io.hostile import GOOD_HEAD, PING, PONG, TEXT, frame, read_answer, read_until
+from tests.io.hostile import CLOSE, GOOD_HEAD, PING, PONG, TEXT, drain, frame, read_answer, read_until
 from tests.io.links import unix_pair
 from trio_swarm._io import ws
 from trio_swarm._io.head import read_head
@@ -172,3 +172,17 @@ async def test_two_saturated_peers_that_ping_each_other_both_get_everything(monk
             nursery.start_soon(take, left, at_left)
             nursery.start_soon(take, right, at_right)
         assert at_left == at_right == [each.req_id for each in frames]
+
+
+async def test_a_peer_that_says_goodbye_first_gets_its_answer():
+    """However soon this end closes behind it: the connection is cut only when the answer is out."""
+    async with accepted() as (transport, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(send_one, transport, "x")
+        await wait_all_tasks_blocked()  # It is being written: this stream holds nothing.
+        await peer.send_all(frame(CLOSE, b"\x03\xe8"))
+        await wait_all_tasks_blocked()  # The answer waits for that.
+        nursery.start_soon(transport.aclose)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(2):
+            got = await drain(peer)
+        assert got == frame(TEXT, b"x", mask=None) + frame(CLOSE, b"\x03\xe8", mask=None)

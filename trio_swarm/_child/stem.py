@@ -63,7 +63,6 @@ class Branch:
         os.close(self.go)
         argv = [os.fsdecode(wired(each)) for each in self.order["argv"]]
         self._place_descriptors()
-        os.environ.pop(ROOM, None)
         mark = os.fsdecode(wired(self.order["mark"]))
         os.environ.update({MARK: mark, LIFELINE: str(self.order["lifeline"])})
         sys.orig_argv[:] = argv
@@ -199,10 +198,14 @@ class Stem:
             os.chdir(wired(order["cwd"]))
             between = os.fork()
             if between == 0:
-                if _fork_again():
-                    os.close(reader)
-                    return Branch(order, module, fds, writer), 0
-                os._exit(0)
+                last = -1
+                try:
+                    last = os.fork()
+                finally:
+                    if last:  # this is the process between, and there is no other end for it
+                        os._exit(0)
+                os.close(reader)
+                return Branch(order, module, fds, writer), 0
             os.close(writer)
             writer = -1
             os.waitpid(between, 0)
@@ -216,14 +219,6 @@ class Stem:
         if not told:
             raise OSError("the second fork failed")
         return None, int(told)
-
-
-def _fork_again() -> bool:
-    """Whether this is the branch, and not the process between."""
-    try:
-        return os.fork() == 0
-    except OSError:
-        return False
 
 
 def main() -> int:

@@ -129,6 +129,9 @@ class WsTransport(Transport):
             nursery.cancel_scope.deadline = trio.current_time() + CLOSE_DEADLINE
             # The task that would see the peer's answer may be gone before it comes.
             nursery.start_soon(self._cancel_when_over, nursery.cancel_scope)
+            if self._wire.frames.goodbye is not None:
+                # The peer was first. Its answer is under way, and closing now would be quicker.
+                await self._wire.parted.wait()
             try:
                 await websocket.aclose(code, reason)
             except Exception as error:

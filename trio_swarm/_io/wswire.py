@@ -50,6 +50,8 @@ class WsWire(trio.abc.Stream):
         self.writes = self.reads = 0
         self.heard = trio.current_time()
         """When bytes last came, or could not because this end did not read."""
+        self.parted = trio.Event()
+        """Set when our close frame has been written, or cannot be any more."""
         self.violated = trio.Event()
         """Set when the peer broke the protocol: nothing is passed on any more."""
         self.cut = False
@@ -99,6 +101,8 @@ class WsWire(trio.abc.Stream):
             await self._write_in_time(data)
         finally:
             self._writing.release()
+            if self._said_goodbye:
+                self.parted.set()
 
     def ping(self, payload: bytes) -> None:
         """A ping gets due. One is kept: whoever reads so slowly is not asked twice."""
@@ -265,6 +269,7 @@ class WsWire(trio.abc.Stream):
 
     def _cut(self) -> None:
         self.cut = True
+        self.parted.set()
         self._arrived.unpark_all()
         self._taken.unpark_all()
 
