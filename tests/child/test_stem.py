@@ -266,6 +266,9 @@ async def test_a_branch_that_is_killed_before_it_is_known_is_reported(tmp_path):
                     await trio.sleep(0.005)
                     family = procfs.parents()
                     new = [pid for pid in set(family) - before if family[pid] == warden.pid]
+                # It sleeps only where it waits to begin: the stem knows its pid by then.
+                while command(new[0]) != argv(tmp_path, "short") or procfs.stat(new[0])[0] != b"S":
+                    await trio.sleep(0.005)
                 os.kill(new[0], signal.SIGKILL)
                 await gone(new[0])
                 os.kill(warden.pid, signal.SIGCONT)

@@ -54,14 +54,14 @@ async def test_open_creates_empty_lock_file(lock):
 
 async def test_save_and_reopen_roundtrip(lock, repo):
     """The contract's JSON, key by key, and the same inode throughout."""
-    await put(lock, "root", rule(repo))
+    await put(lock, "lead", rule(repo))
     inode = lock.path.stat().st_ino
-    await put(lock, "tests", rule(repo / "tests", recursive=False), rule(repo, "read"), spawner="root")
+    await put(lock, "tests", rule(repo / "tests", recursive=False), rule(repo, "read"), spawner="lead")
 
     assert json.loads(lock.path.read_text()) == {
         "allocations": [
             {
-                "pod_name": "root",
+                "pod_name": "lead",
                 "pid": ME,
                 "socket": "/run/pods/lead/sock",
                 "scope_allow": [{"target": str(repo), "permission": "write", "recursive": True}],
@@ -75,7 +75,7 @@ async def test_save_and_reopen_roundtrip(lock, repo):
                     {"target": str(repo / "tests"), "permission": "write", "recursive": False},
                     {"target": str(repo), "permission": "read", "recursive": True},
                 ],
-                "delegated_from": "root",
+                "delegated_from": "lead",
             },
         ]
     }
