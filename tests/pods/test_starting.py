@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 import trio
@@ -89,11 +90,11 @@ async def test_a_target_that_cannot_be_had_is_not_tried_again(rig, tmp_path, mon
     told = []
 
     async def waits(pod):
-        for wanted in (ChildCrashed, SpawnError):
-            with pytest.raises(wanted) as caught:
-                while True:
+        with pytest.raises(SpawnError) as caught:
+            while True:
+                with suppress(ChildCrashed):  # of a turn that was under way
                     await pod.run("x")
-            told.append(str(caught.value))
+        told.append(str(caught.value))
 
     async with trio.open_nursery() as nursery:
         with pytest.raises(SpawnError, match="broken meanwhile"):
@@ -103,5 +104,5 @@ async def test_a_target_that_cannot_be_had_is_not_tried_again(rig, tmp_path, mon
                 module.write_text("raise RuntimeError('broken meanwhile')\n")
                 os.kill(pod.pid, signal.SIGKILL)
                 await trio.sleep_forever()
-    assert "broken meanwhile" in told[1]
+    assert "broken meanwhile" in told[0]
     assert len(rig.host.warden.report()) == 3

@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import trio
 
+from trio_swarm._child.endings import copies_heed_signals
+
 __all__ = ["end_forked_copies"]
 
 
@@ -30,5 +32,9 @@ def _in_the_copy() -> None:
 
 
 def end_forked_copies() -> None:
-    """From now on, and for good, a fork of this process ends rather than enter Trio's loop."""
+    """From now on, and for good, a fork of this process ends rather than enter Trio's loop.
+
+    Nor would it ever come to the signals that Trio notes for the loop: those end it, too.
+    """
+    copies_heed_signals(lambda handler: getattr(handler, "__module__", "").startswith("trio."))
     os.register_at_fork(after_in_child=_in_the_copy)

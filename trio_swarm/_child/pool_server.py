@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import attrs
 
+from trio_swarm._child.endings import copies_heed_signals
 from trio_swarm._child.pool_socket import Bound, Lines, LineTooLong
 from trio_swarm._state.pool_worker import Begin, Exit, PoolWorker, Reply, Resume
 from trio_swarm.errors import FrameError
@@ -72,14 +73,12 @@ class PoolServer:
 
     def part_from_copies(self) -> None:
         """From now on a forked process starts without what is the worker's: connection, socket, signals."""
+        copies_heed_signals(lambda handler: handler == self._on_signal)
         os.register_at_fork(after_in_child=self._let_go)
 
     def _let_go(self) -> None:
         self._hang_up()
         self.bound.listener.close()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(signum) == self._on_signal:
-                signal.signal(signum, signal.SIG_DFL)
 
     def next_effect(self) -> Begin | Resume:
         """Serve until the job has something to do.
