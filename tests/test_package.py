@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +41,35 @@ def test_each_name_is_there_and_documented(name) -> None:
 
     assert name in dir(trio_swarm)
     assert value.__doc__
+
+
+def _public(module: str) -> list[tuple[str, Any]]:
+    loaded = importlib.import_module(module)
+    return [(f"{module}.{name}", getattr(loaded, name)) for name in loaded.__all__]
+
+
+@pytest.mark.parametrize("room", ["operators", "workers", "children", "pods", "pools", "swarm"])
+def test_what_a_room_offers_is_documented(room) -> None:
+    """Each class and each of its public methods has a docstring; a function's names every parameter.
+
+    But for one parameter alone, and ``host``: the swarm of which the room is a part.
+    """
+    undocumented, unnamed = [], []
+    for name, value in _public(f"trio_swarm.{room}"):
+        if inspect.isclass(value):
+            own = {key: each for key, each in vars(value).items() if not key.startswith("_")}
+            methods = [key for key, each in own.items() if callable(each) or isinstance(each, property)]
+            undocumented += [f"{name}.{key}" for key in methods if not own[key].__doc__]
+        elif inspect.isfunction(value):
+            parameters = [each for each in inspect.signature(value).parameters if each != "host"]
+            text = value.__doc__ or ""
+            if len(parameters) > 1:
+                unnamed += [f"{name}({each})" for each in parameters if not re.search(rf"\b{each}\b", text)]
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not value.__doc__:
+            undocumented.append(name)
+
+    assert undocumented == []
+    assert unnamed == []
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -15,11 +15,15 @@
     │   ├── GrantError (PermissionError)  outside the grant, or a widening of it
     │   ├── BadTokenError               a credential that does not verify
     │   ├── ApprovalDenied              a gate said no
-    │   └── ApprovalExpired             nobody settled the gate in time
+    │   ├── ApprovalExpired             nobody settled the gate in time
+    │   └── AskCycle                    who is asked is being asked already, further up
     ├── SpawnError                      a process could not be started, or did not come up
     ├── ChildCrashed                    a process ended without saying how its work ended
     ├── RestartIntensityExceeded        a supervisor gave up
     ├── RemoteError                     the code at the other end raised
+    ├── StoreError                      a store on disk cannot be used, read or written
+    ├── StepFailed                      a dispatched step came to nothing
+    ├── StepCancelled                   a dispatched step was cancelled by its task
     ├── Unreaped                        the kill ladder ran out; names the pids
     └── Terminated                      the swarm was stopped by a signal
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApprovalDenied",
     "ApprovalExpired",
+    "AskCycle",
     "BadTokenError",
     "BusyError",
     "ChildCrashed",
@@ -54,6 +59,8 @@ __all__ = [
     "RestartIntensityExceeded",
     "SlowPeerError",
     "SpawnError",
+    "StepCancelled",
+    "StepFailed",
     "SwarmError",
     "Terminated",
     "Unreaped",
@@ -137,22 +144,41 @@ class BadTokenError(Refused):
 
 
 class ApprovalDenied(Refused):
-    """A gate said no. ``by`` names who, ``reason`` is what they said."""
+    """A gate said no. ``by`` names who, ``reason`` is what they said.
 
-    def __init__(self, reason: str, *, by: str = "", subject: str = "") -> None:
+    ``approval`` is the `trio_swarm.operators.Approval` where several were asked at once.
+    """
+
+    def __init__(self, reason: str, *, by: str = "", subject: str = "", approval: object = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.by = by
         self.subject = subject
+        self.approval = approval
 
 
 class ApprovalExpired(Refused):
-    """Nobody settled the gate within its time, and the default is to deny."""
+    """Nobody settled the gate within its time, and the default is to deny.
 
-    def __init__(self, *, within: float, subject: str = "") -> None:
+    ``approval`` is as in `ApprovalDenied`.
+    """
+
+    def __init__(self, *, within: float, subject: str = "", approval: object = None) -> None:
         super().__init__(f"no decision on {subject or 'the request'} within {within:g} s")
         self.within = within
         self.subject = subject
+        self.approval = approval
+
+
+class AskCycle(Refused):
+    """A request would go to one who is being asked already, and waits for this very request.
+
+    ``cycle`` names them, from the one that is asked twice back to it.
+    """
+
+    def __init__(self, cycle: Iterable[str]) -> None:
+        self.cycle = tuple(cycle)
+        super().__init__(f"a cycle of askers: {' -> '.join(self.cycle)}")
 
 
 class SpawnError(SwarmError):
@@ -202,6 +228,34 @@ class RemoteError(SwarmError):
 
     def __str__(self) -> str:
         return f"{self.remote_type}: {self.message}" if self.remote_type else self.message
+
+
+class StepFailed(SwarmError):
+    """A dispatched step has no result; ``reason`` as the operators contract words it (6.4).
+
+    ``attempt`` is the last that was made. The cause is chained: `ApprovalDenied` where a gate said no,
+    `RemoteError` where the operator reported an error, and so on.
+    """
+
+    def __init__(self, task_id: str, attempt: int, reason: str) -> None:
+        super().__init__(f"{task_id}, attempt {attempt}: {reason}")
+        self.task_id = task_id
+        self.attempt = attempt
+        self.reason = reason
+
+
+class StepCancelled(SwarmError):
+    """A dispatched step was ended by its task's ``cancel``; ``reason`` is what was said there."""
+
+    def __init__(self, task_id: str, attempt: int, reason: str) -> None:
+        super().__init__(f"{task_id}, attempt {attempt} was cancelled: {reason}")
+        self.task_id = task_id
+        self.attempt = attempt
+        self.reason = reason
+
+
+class StoreError(SwarmError):
+    """A store on disk cannot be used, read or written; nothing of what was asked was done."""
 
 
 class Unreaped(SwarmError):

@@ -158,3 +158,127 @@ PING_EVERY: Final = 30.0
 
 PEER_SILENCE: Final = 150.0
 """Total silence after which a peer counts as dead (8.9)."""
+
+# -- workers ---------------------------------------------------------------------------
+
+MAX_TASKS: Final = 1024
+"""Tasks of one swarm that are remembered; the finished are forgotten oldest first."""
+
+MAX_SPAWN_DEPTH: Final = 4
+"""Tasks below tasks (operators contract, 5.2 and 8.9)."""
+
+WORKER_TOKEN_TTL: Final = 1800.0
+"""A worker's token and handle (operators contract, 5.1)."""
+
+KEPT_ATTEMPTS: Final = 16
+"""Attempts of one task that are told from those of nobody; so many late workers learn why."""
+
+IDEMPOTENCY_KEYS: Final = 4096
+"""Answers of one attempt kept for a repeated request: all of its outputs', and as many others'."""
+
+KEY_LIFE: Final = 1200.0
+"""No answer that is younger is forgotten for another's: our own client tries a request six times, and
+waits ``PEER_SILENCE`` for each."""
+
+MAX_KEPT: Final = 256 * 2**20
+"""What ended tasks hold in memory together: prompts, values, Finals, reports, small outputs. Those that
+ended first are forgotten."""
+
+GUESSES_PER_PEER: Final = 30
+"""Unknown handles from one address within a minute; then 429."""
+
+GUESSES_PER_SERVER: Final = 120
+"""Unknown handles in all within a minute: at 100 live handles a hit takes 248 days on average."""
+
+GUESSES_IN_SPITE: Final = 3000
+"""Unknown handles in all within a minute, beyond the numbers above, until workers that are known are
+shut out too. At 100 live handles, all of them known from the guesser's own address, a hit takes 10 days
+on average."""
+
+FORGOTTEN_HANDLES: Final = 4096
+"""Handles of forgotten attempts that are still told from a guess."""
+
+WORKER_SESSION_LIFE: Final = 86_400.0
+"""A session of ``POST /v1/sessions``, as an idle operator's (operators contract, 8.9)."""
+
+MAX_WORKER_SESSIONS: Final = 1024
+"""Sessions of ``POST /v1/sessions``, which asks for no credential; the oldest goes for a new one."""
+
+SYSTEM_INLINE: Final = 25 * 2**10
+"""A larger system prompt is sent by reference (operators contract, 1.5)."""
+
+MAX_REPORTS: Final = 64
+"""Degradation reports of one attempt."""
+
+MAX_REPORT: Final = 16 * 2**10
+"""One report, or the statistics of an attempt, as JSON."""
+
+INLINE_OUTPUT: Final = 64 * 2**10
+"""An output larger than this is kept on disk."""
+
+INLINE_OUTPUTS: Final = 64 * 2**20
+"""Outputs of all tasks kept in memory; what comes then is kept on disk, however small."""
+
+MAX_OUTPUT: Final = 256 * 2**20
+"""One output of a worker, streamed to disk."""
+
+MAX_TASK_OUTPUTS: Final = 2**30
+"""The outputs of one task together."""
+
+MAX_ALL_OUTPUTS: Final = 4 * 2**30
+"""The outputs of all tasks together."""
+
+MAX_TASK_RECORDS: Final = 1024
+"""Outputs of one task, by number."""
+
+MAX_PARENT_REFS: Final = 64
+"""Outputs that one output may say it was made from."""
+
+# -- capability tokens -----------------------------------------------------------------
+
+MAX_TOKEN: Final = 8 * 2**10
+"""Characters of one encoded token: half of the head that carries it."""
+
+MAX_CAVEATS: Final = 16
+"""Caveats of one token."""
+
+MAX_USE_COUNTERS: Final = 1024
+"""Limits on uses that are counted for one minted token and what was made of it."""
+
+MALFORMED_PER_MINUTE: Final = 120
+"""Messages of one seat that are no frame, before its socket is closed; the session stays. A client
+that is merely newer sends a few; a fuzzer sends thousands."""
+
+MAX_LINEAGE: Final = 32
+"""Requests that are made while others are answered, within each other."""
+
+# -- dispatch --------------------------------------------------------------------------
+
+RESULT_GRACE: Final = 5.0
+"""For a worker that has its prompt to post its result after the operator's ack (4.7: the ack
+ends the attempt, and the original loses what is posted later)."""
+
+MAX_STEP_ATTEMPTS: Final = 100
+"""Attempts of one step."""
+
+MAX_RUNNING_STEPS: Final = 256
+"""Steps started over HTTP that run at a time; more are refused with 503."""
+
+MAX_WAITING_STEPS: Final = 64
+"""Of these, such as hold a connection because their client waits: a quarter of ``MAX_CONNECTIONS``, so
+that operators and workers, without whom no step ends, always find one."""
+
+SYNC_CEILING: Final = 300.0
+"""For a step started over HTTP whose client waits for it (operators contract, 8.9)."""
+
+ATTACH_GRACE: Final = 1.0
+"""For an operator that is logged in to be connected, before a step is refused because nobody is: a
+client has its WebSocket a moment before the server has given it its seat."""
+
+RENEWAL_MARGIN: Final = 60.0
+"""Of a worker's credentials that have waited: those that have no more left are renewed just before
+they are handed out (operators contract, 3.5 and 8.9)."""
+
+MAX_RENEWALS: Final = 32
+"""Of one attempt's credentials; each is good for a whole life, so only one that is shorter than
+``RENEWAL_MARGIN`` is renewed that often."""

@@ -422,3 +422,22 @@ def test_a_route_cannot_be_given_twice() -> None:
     """It would be luck which one answers."""
     with pytest.raises(ValueError, match="twice"):
         RouteTable([*ROUTES, Route("GET", "/crash", hello)])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Host: HOST\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n",
+        b"Host: evil.example\r\nContent-Length: %d\r\n",
+        b"Host: HOST\r\nOrigin: https://evil.example\r\nContent-Length: %d\r\n",
+    ],
+)
+async def test_nothing_follows_a_request_that_was_not_let_in(said) -> None:
+    """RFC 9112, 6.3: to a proxy before us what follows may be a body, and to us it would be a request."""
+    body = b"0\r\n\r\n" + GET
+    async with front() as port:
+        sent = len(body.replace(b"HOST", b"127.0.0.1:%d" % port))
+        answer = await talk(port, b"POST /echo HTTP/1.1\r\n" + said % sent + b"\r\n" + body)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert status_of(answer) in (400, 403, 421)
+    assert b"connection: close" in answer.lower()

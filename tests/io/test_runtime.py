@@ -109,3 +109,18 @@ async def test_too_long_is_told(short, monkeypatch):
         async with private_dir():
             raise AssertionError("unreachable")
     assert caught.value.errno == errno.ENAMETOOLONG
+
+
+async def test_a_place_for_files_is_where_temporary_files_go(short, monkeypatch):
+    """Not in memory, however long the path: no socket is to fit; a TMPDIR of no use is still told."""
+    deep = f"{short}/tmp/" + "d" * 120
+    os.mkdir(deep)
+    monkeypatch.setattr(tempfile, "tempdir", deep)
+    async with private_dir("spool-", sockets=False) as path:
+        assert str(path).startswith(f"{deep}/spool-")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert not path.exists()
+    monkeypatch.setenv("TMPDIR", f"{short}/nowhere")
+    with pytest.raises(FileNotFoundError, match="TMPDIR"):
+        async with private_dir("spool-", sockets=False):
+            pass

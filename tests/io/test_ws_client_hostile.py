@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 import trio
+import trio.testing
 
 from tests.io.hostile import ANSWER_HEAD, CLOSE, PING, TEXT, drain, frame, header
 from tests.io.links import reset
@@ -247,3 +248,16 @@ async def test_what_happens_inside_never_cancels_the_block():
         with contextlib.suppress(HandshakeError):
             async with open_ws_client(url):
                 await trio.sleep(0.2)
+
+
+async def test_a_connection_that_comes_with_the_deadline_is_too_late(mock_clock, monkeypatch):
+    """What is left for the handshake is nothing then; less than nothing said ``ValueError``."""
+
+    async def connect_late(address, ssl_context):
+        mock_clock.jump(1.5)
+        return trio.testing.memory_stream_pair()[0]
+
+    monkeypatch.setattr("trio_swarm._io.ws.connect", connect_late)
+    with pytest.raises(HandshakeError, match=r"^no handshake within"):
+        async with open_ws_client("ws://h/", handshake_deadline=1.0):
+            pass

@@ -40,7 +40,7 @@ async def test_a_login_mints_a_session() -> None:
         assert (await client.post("/v1/operators", json={})).json()["roles"] == []
         assert server.seat("a") is server.seat(known["sid"])
         assert events.of("operator_joined")[0] == {"sid": known["sid"], "name": "a", "roles": ["a", "b"]}
-        assert known["token"] not in repr(server.seats()) + repr(events.kept) + repr(list(server._sessions))
+        assert known["token"] not in repr(server.seats()) + repr(events.kept) + repr(list(server._table))
 
 
 async def test_roles_are_exclusive_all_or_nothing() -> None:
@@ -109,7 +109,7 @@ async def test_bodies_are_judged_as_the_contract_says(content, kind, status) -> 
         ("GET", "/", 404, None),
         ("GET", "/v1/operators/", 404, None),
         ("GET", "/v1/operators/x/y", 404, None),
-        ("GET", "/v1/operators", 405, "POST"),
+        ("PUT", "/v1/operators", 405, "GET, HEAD, POST"),
         ("PUT", "/v1/operators/S-1", 405, "DELETE, GET, HEAD"),
         ("POST", "/v1/healthz", 405, "GET, HEAD"),
         ("POST", "/v1/operators/S-1/ws", 405, "GET"),
@@ -156,6 +156,8 @@ async def test_connected_is_true_only_while_it_is() -> None:
             "roles": ["r"],
             "connected": False,
             "desc": "me",
+            "observed": [],
+            "observed_total": 0,
             "capability_manifest": manifest,
         }
         async with socket_of(server, login):
@@ -211,10 +213,9 @@ async def test_the_socket_wants_the_sessions_own_token() -> None:
             assert refused.value.response.status_code == status
 
 
-async def test_the_number_of_sessions_is_bounded(monkeypatch) -> None:
+async def test_the_number_of_sessions_is_bounded() -> None:
     """A login needs no token, so that something must."""
-    async with serving() as server, rest(server) as client:
-        server._sessions._max_sessions = 2
+    async with serving(max_sessions=2) as server, rest(server) as client:
         statuses = [(await client.post("/v1/operators", json={})).status_code for _ in range(3)]
         assert statuses == [200, 200, 503]
 

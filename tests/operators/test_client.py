@@ -19,6 +19,7 @@ from trio_swarm.frames.operator import HookAfter
 from trio_swarm.operators import (
     AskRequest,
     GateRequest,
+    OperatorSession,
     Reconnect,
     RolesTaken,
     SpawnRequest,
@@ -162,6 +163,27 @@ async def test_a_lost_socket_is_opened_again_and_nothing_is_shown_twice() -> Non
         assert seat.statistics().replies.accepted == 3
 
 
+async def test_each_change_of_the_connection_can_be_waited_for() -> None:
+    """It is lost, and it is back."""
+    async with together() as (server, _, client), trio.open_nursery() as nursery:
+        seen = []
+
+        async def watch() -> None:
+            while seen != [False, True]:
+                await client.connection_changed()
+                seen.append(client.connected)
+            nursery.cancel_scope.cancel()
+
+        while not client.connected:
+            await client.connection_changed()
+        nursery.start_soon(watch)
+        await wait_all_tasks_blocked()
+        await server.disconnect("main")
+        with trio.fail_after(10):
+            await trio.sleep_forever()
+    assert seen == [False, True]
+
+
 async def test_leaving_sends_what_was_answered_and_deletes_the_session() -> None:
     """In every way out the roles are free again."""
     events = Events()
@@ -222,7 +244,7 @@ async def test_a_session_that_the_server_ends_ends_the_iteration() -> None:
             ended.set()
 
         nursery.start_soon(work)
-        assert server.remove("main", "enough")
+        assert await server.remove("main", "enough")
         await ended.wait()
 
 
@@ -414,7 +436,7 @@ async def test_a_flush_does_not_outlast_the_session() -> None:
         await server.disconnect("main")
         while client.connected:
             await trio.lowlevel.checkpoint()
-        server.remove("main", "enough")
+        await server.remove("main", "enough")
         assert first.answer("never sent")
         with trio.fail_after(10), pytest.raises(PeerGoneError):
             await client.flush()
@@ -482,3 +504,48 @@ async def test_a_login_cancelled_while_it_is_answered_leaves_no_session(answer) 
         deleted = [b"DELETE /v1/operators/op-1"] if answer.startswith(b"{") else []
         assert heads == [b"POST /v1/operators", *deleted]
         nursery.cancel_scope.cancel()
+
+
+# -- a session that is kept -----------------------------------------------------------------
+
+
+async def test_a_kept_session_is_come_back_to() -> None:
+    """In every way out it stays; what waits is asked again, and the token is never shown."""
+    async with serving() as server, trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with connect_operator(server.url, roles=["main"], reconnect=QUICK, keep=True) as client:
+                session = client.session
+                seat, result = await server.wait_seat("main"), Result()
+                nursery.start_soon(result.run, partial(seat.ask, "?", task_id="t"))
+                first = await client.receive()
+                scope.cancel()
+                await trio.sleep_forever()
+        while seat.connected:
+            await trio.lowlevel.checkpoint()
+        assert session.token not in repr(session) + repr(client)
+        kept = type(session)(**attrs.asdict(session))
+
+        async with connect_operator(server.url, session=kept, reconnect=QUICK) as client:
+            assert (client.sid, client.roles, client.receipts) == (seat.sid, ("main",), True)
+            again = await client.receive()
+            assert again.req_id == first.req_id
+            again.answer("back")
+            await result.done.wait()
+        assert result.value == "back"
+        assert server.seats() == ()
+
+
+async def test_a_session_that_is_over_cannot_be_taken_over() -> None:
+    """The status says so; nobody else's session is touched, and none is made."""
+    async with serving() as server:
+        login = await log_in(server, roles=["other"])
+        for sid, status in (("S-0", 404), (login.sid, 401)):
+            with pytest.raises(HandshakeError) as refused:
+                async with connect_operator(server.url, session=OperatorSession(sid, "0" * 32)):
+                    raise AssertionError("it was let in")
+            assert refused.value.status == status
+        assert [seat.sid for seat in server.seats()] == [login.sid]
+        for sid, token in (("a/b", "t"), ("a", "t\r\nX: y")):
+            with pytest.raises(ValueError, match="cannot be used"):
+                async with connect_operator(server.url, session=OperatorSession(sid, token)):
+                    raise AssertionError("it was let in")

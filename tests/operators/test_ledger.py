@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_swarm.frames.operator import Answer
-from trio_swarm.operators.ledger import Ledger
+from trio_swarm.operators.ledger import Ledger, Receipted
 
 
 def reply(req_id: str) -> Answer:
@@ -182,3 +182,51 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def with_receipts(**options) -> Ledger[str]:
+    ledger = Ledger[str](**options)
+    ledger.connected(redelivers=True, receipts=True)
+    return ledger
+
+
+def test_a_reply_that_was_let_go_is_settled_by_its_receipt_all_the_same() -> None:
+    """Or by the end of the session: nobody waits for it for ever."""
+    ledger = with_receipts(remembered=1)
+    ask(ledger, "a", "b", "c", "d")
+    for req_id in "abcd":
+        ledger.reply(req_id, reply(req_id), 10)
+    ledger.written(ledger.take())
+    assert sorted(ledger.unreceipted()) == ["a", "b", "c", "d"]
+    assert ledger.receipt("a", True, None) == Receipted("a", None)
+    assert ledger.receipt("b", False, "late") == Receipted("b", "late")
+    assert ledger.receipt("d", True, None) == Receipted("d", None)
+    assert ledger.receipt("a", True, None) is None
+    assert ledger.unreceipted() == ["c"]
+
+
+def test_what_has_its_receipt_is_let_go_first() -> None:
+    """The other may be asked for once more."""
+    ledger = with_receipts(max_bytes=20)
+    ask(ledger, "a", "b", "c")
+    ledger.reply("a", reply("a"), 10)
+    ledger.reply("b", reply("b"), 10)
+    ledger.written(ledger.take())
+    ledger.receipt("b", True, None)
+    ledger.reply("c", reply("c"), 10)
+    assert ledger.arrived("a") == "answered"
+    assert ledger.arrived("b") == "new"
+
+
+def test_a_server_that_gives_no_receipts_makes_nothing_grow() -> None:
+    """What waits for a receipt counts as open: beyond the bound nothing is shown."""
+    ledger = with_receipts(remembered=2, max_open=3)
+    shown = 0
+    for number in range(100):
+        if ledger.arrived(str(number)) == "new":
+            shown += 1
+            ledger.show(str(number), str(number))
+            ledger.reply(str(number), reply(str(number)), 10)
+            ledger.written(ledger.take())
+    assert shown == len(ledger.unreceipted()) == 5
+    assert ledger.statistics().refused == 95

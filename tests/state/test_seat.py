@@ -19,6 +19,13 @@ class Frame:
     deadline_ms: int | None = None
 
 
+@attrs.frozen
+class Spawning:
+    req_id: str
+    deadline_ms: int | None = None
+    capability_token: str = "old"
+
+
 def ids(dues) -> list[str]:
     return [due.frame.req_id for due in dues]
 
@@ -113,9 +120,22 @@ def test_notices_are_bounded_and_the_oldest_goes() -> None:
     """The dropped one is told, and is not written either if it was due."""
     seat = SeatMachine(max_notices=2)
     seat.attach(1)
-    assert [seat.notify(Frame(name)) for name in "abc"] == [None, None, Frame("a")]
+    assert [seat.notify(Frame(name)) for name in "abc"] == [[], [], [Frame("a")]]
     assert ids(seat.take(1, 0)) == ["b", "c"]
     assert seat.statistics().notices_dropped == 1
+
+
+def test_notices_are_bounded_in_bytes_too() -> None:
+    """As many of the oldest go as make room; one that is larger than all of it stands alone."""
+    seat = SeatMachine(max_notice_bytes=100)
+    assert [seat.notify(Frame(name), size=40) for name in "abc"] == [[], [], [Frame("a")]]
+    assert seat.notify(Frame("d"), size=90) == [Frame("b"), Frame("c")]
+    assert seat.notify(Frame("e"), size=500) == [Frame("d")]
+    seat.attach(1)
+    dues = seat.take(1, 0)
+    assert ids(dues) == ["e"]
+    seat.written(dues)
+    assert [seat.notify(Frame(name), size=50) for name in "fgh"] == [[], [], [Frame("f")]]
 
 
 def test_withdrawals_push_out_no_notice_and_no_other_withdrawal() -> None:
@@ -161,7 +181,7 @@ def test_gone_is_terminal() -> None:
         seat.attach(2)
     with pytest.raises(SeatGone):
         seat.request(Frame("b"))
-    assert seat.notify(Frame("n")) == Frame("n")
+    assert seat.notify(Frame("n")) == [Frame("n")]
     assert not seat.settle("a")
     assert not seat.detach(1)
     assert (seat.phase, seat.outstanding()) == (Phase.GONE, ())
@@ -215,9 +235,8 @@ class Walk(RuleBasedStateMachine):
         self._told(name, self.seat.notify(Frame(name)))
 
     def _told(self, name, dropped) -> None:
-        if len(self.notices) == 3:
-            gone = self.notices.pop(0)
-            assert dropped == Frame(gone)
+        gone = [self.notices.pop(0)] if len(self.notices) == 3 else []
+        assert dropped == [Frame(each) for each in gone]
         self.notices.append(name)
 
     @precondition(lambda self: self.waiting)
@@ -292,3 +311,61 @@ class Walk(RuleBasedStateMachine):
 
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_what_waited_and_is_about_to_expire_is_stale() -> None:
+    """Only then: not what goes out at once, not what is fresh, not a notice, not what is settled."""
+    seat = SeatMachine()
+    seat.request(Spawning("parked"), good_for=30)
+    seat.attach(1)
+    seat.request(Spawning("at once"), good_for=30)
+    seat.request(Spawning("behind others"), good_for=61)
+    seat.request(Spawning("plain"))
+    seat.notify(Frame("notice"))
+    dues = seat.take(1, 0)
+
+    stale = {left: [due.frame.req_id for due in dues if seat.is_stale(due, left)] for left in (0, 60, 60.5)}
+    assert stale == {
+        0: ["parked", "behind others", "plain"],
+        60: ["parked", "behind others", "plain"],
+        60.5: [],
+    }
+    assert not any(seat.is_stale(due, math.inf) for due in dues)
+    seat.settle("parked")
+    assert not seat.is_stale(dues[0], 0)
+
+    seat.attach(2)
+    (again,) = [due for due in seat.take(2, 0) if due.frame.req_id == "at once"]
+    assert seat.is_stale(again, 30)
+
+
+def test_a_renewed_token_stays_with_its_request() -> None:
+    """On this socket and the next; the time that is left is told anew."""
+    seat = SeatMachine()
+    seat.request(Spawning("a"), until=10)
+    seat.attach(1)
+    (due,) = seat.take(1, 4)
+    renewed = seat.renew(due, "new")
+    assert (renewed.frame.capability_token, renewed.frame.deadline_ms) == ("new", 6000)
+    assert seat.wanted(renewed)
+    seat.attach(2)
+    (again,) = seat.take(2, 9)
+    assert (again.frame.capability_token, again.frame.deadline_ms, again.again) == ("new", 1000, True)
+
+
+def test_what_no_socket_took_can_be_told_at_the_end() -> None:
+    """Both kinds of notices, in their order; a look changes nothing."""
+    seat = SeatMachine()
+    seat.attach(1)
+    seat.request(Frame("a"))
+    seat.take(1, 0)
+    seat.notify(Frame("n1"))
+    seat.withdraw("a", Frame("w"))
+    seat.notify(Frame("n2"))
+    assert ids(seat.unwritten()) == ["n1", "w", "n2"]
+    dues = seat.take(1, 0)
+    assert ids(dues) == ["n1", "w", "n2"]
+    seat.written(dues[:1])
+    assert ids(seat.unwritten()) == ["w", "n2"]
+    seat.close("over")
+    assert seat.unwritten() == []

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -289,3 +294,52 @@ async def test_a_seat_ends_with_its_name_free(tmp_path) -> None:
         assert swarm._seats == {}
         seat = await swarm.attach(Everything(), name="x")
         assert swarm.seat("x") is seat
+
+
+KILLED = """
+import os, signal, trio
+from trio_swarm import open_swarm
+async def main():
+    async with open_swarm() as swarm:
+        async with swarm.tasks.outputs.draft(swarm.tasks.create("a", "p").task_id) as draft:
+            await draft.write(b"x" * 1_000_000)
+        print(swarm.directory, swarm._spool, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory in which a socket's path fits."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        yield Path(base)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+async def test_the_spool_is_where_files_go_private_and_gone_with_the_swarm(short, how) -> None:
+    """Not where the sockets are, which may be memory; the warden removes both if nobody else can."""
+    run, tmp = short / "run", short / "tmp"
+    run.mkdir(mode=0o700)
+    tmp.mkdir()
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(run), "TMPDIR": str(tmp), "PYTHONPATH": os.getcwd()}
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", KILLED], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        said = b""
+        while not said.endswith(b"\n"):
+            said += await process.stdout.receive_some() or b"it ended too soon\n"
+        directory, spool = map(Path, said.decode().split())
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (directory, spool)]
+    finally:
+        process.send_signal(how)
+        await process.wait()
+        await process.stdout.aclose()
+
+    with trio.fail_after(20):
+        while spool.exists() or directory.exists():
+            await trio.sleep(0.01)  # The warden is no child of ours: there is nothing to wait on.
+    assert (directory.parent, spool.parent) == (run, tmp)
+    assert modes == [0o700, 0o700]
+    assert list(tmp.iterdir()) == []

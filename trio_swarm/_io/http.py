@@ -22,8 +22,18 @@ import trio.abc
 
 from trio_swarm._io.guard import serve_guarded
 from trio_swarm._io.head import Head, HeadError, read_head
-from trio_swarm._io.http_messages import HttpError, Request, Response, UpgradeRequest, parse_body, render
-from trio_swarm._io.http_routes import Match, RouteTable, UpgradeRoute
+from trio_swarm._io.http_body import BodyStream, require_json
+from trio_swarm._io.http_messages import (
+    HttpError,
+    Request,
+    Response,
+    StreamedResponse,
+    UpgradeRequest,
+    parse_body,
+    render,
+    render_head,
+)
+from trio_swarm._io.http_routes import Match, Route, RouteTable, UpgradeRoute
 from trio_swarm._io.http_upgrade import require_upgrade
 from trio_swarm._io.transport import Transport
 from trio_swarm._io.ws import accept_ws
@@ -56,7 +66,9 @@ class FrontLimits:
     head_deadline: float = HANDSHAKE_DEADLINE
     """From the first byte of a request, or from connecting, to the end of its head."""
     body_deadline: float = HANDSHAKE_DEADLINE
-    """For the whole body."""
+    """For the whole body; of a streamed one, for each ``min_progress`` bytes."""
+    min_progress: int = 4096
+    """What a client must have sent of a streamed body before its deadline starts again."""
     idle_deadline: float = HANDSHAKE_DEADLINE
     """Between two requests of one connection."""
     send_deadline: float = SEND_DEADLINE
@@ -99,7 +111,7 @@ class _Front:
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, to its end."""
         try:
-            connection = _Connection(self, PushBackStream(stream))
+            connection = _Connection(self, PushBackStream(stream), _peer_of(stream))
             try:
                 if await connection.run():
                     await _linger(stream)
@@ -115,6 +127,7 @@ class _Connection:
 
     front: _Front
     stream: PushBackStream
+    peer: str
 
     async def run(self) -> bool:
         """Serve until the client or we have had enough. True: close politely."""
@@ -132,7 +145,7 @@ class _Connection:
                 return True
             if opened is None:
                 return False
-            exchange = _Exchange(self.front, self.stream, *opened)
+            exchange = _Exchange(self.front, self.stream, self.peer, *opened)
             if not await exchange.run():
                 return exchange.answered
             if not await self._next_request_begins(exchange.trailing):
@@ -156,11 +169,14 @@ class _Exchange:
 
     front: _Front
     stream: PushBackStream
+    peer: str
     head: Head
     conn: h11.Connection
     answered: bool = False
     trailing: bytes = b""
     """What the client has sent beyond this request."""
+    admitted: bool = False
+    """Nothing speaks against what the head says of the message and of where it comes from."""
     accepting: bool = False
     """The WebSocket has the stream: nothing of HTTP is written to it any more."""
 
@@ -193,7 +209,7 @@ class _Exchange:
             raise bug
         if response is None:
             return False
-        await self._answer(response, close=not self._body_is_read())
+        await self._answer(response, close=not (self.admitted and self._body_is_read()))
         if self.conn.our_state is not h11.DONE or self.conn.their_state is not h11.DONE:
             return False
         self.trailing = bytes(self.conn.trailing_data[0])
@@ -204,20 +220,37 @@ class _Exchange:
         match = self._admit()
         if isinstance(match.route, UpgradeRoute):
             require_upgrade(self.head)
-            request = UpgradeRequest(self.head, match.params, accept=self._accept)
-            return await match.route.endpoint(request)
-        if match.route.body == "json":
-            _require_json(self.head)
-        body = await self._read_body()
-        if match.route.body == "none":
-            return await match.route.endpoint(Request(self.head, match.params))
-        decoded = parse_body(body) if match.route.body == "json" else None
-        return await match.route.endpoint(Request(self.head, match.params, body, decoded))
+            upgrade = UpgradeRequest(self.head, match.params, peer=self.peer, accept=self._accept)
+            return await match.route.endpoint(upgrade)
+        route, body = match.route, self._body_of(match.route)
+        request = Request(self.head, match.params, peer=self.peer)
+        if route.body == "stream":
+            return await route.endpoint(attrs.evolve(request, stream=body))
+        if route.body == "json":
+            require_json(self.head)
+        data = await body.read_all()
+        if route.body == "none":
+            return await route.endpoint(request)
+        decoded = parse_body(data) if route.body == "json" else None
+        return await route.endpoint(attrs.evolve(request, body=data, json=decoded))
+
+    def _body_of(self, route: Route) -> BodyStream:
+        limits = self.front.limits
+        return BodyStream(
+            self.head,
+            self.conn,
+            self.stream,
+            self._send,
+            max_body=limits.max_body if route.max_body is None else route.max_body,
+            deadline=limits.body_deadline,
+            min_progress=limits.min_progress,
+        )
 
     def _admit(self) -> Match:
-        """The route, if the request may come in at all."""
+        """The route, if the request may come in at all; else its connection is closed too."""
         if self.head.all("content-length") and self.head.all("transfer-encoding"):
-            # Two lengths are how one request is smuggled inside another (RFC 9112, 6.3).
+            # Two lengths are how one request is smuggled inside another (RFC 9112, 6.3): what
+            # follows on the connection may be the body to whoever stands before us.
             raise HttpError(400, "Content-Length and Transfer-Encoding exclude each other")
         verdict = self.front.policy.judge(
             hosts=self.head.all("host"),
@@ -226,35 +259,8 @@ class _Exchange:
         )
         if verdict is not None:
             raise HttpError(verdict.status, verdict.text)
+        self.admitted = True
         return self.front.routes.find(self.head)
-
-    async def _read_body(self) -> bytes:
-        limits = self.front.limits
-        declared = self.head.get("content-length")
-        if declared is not None and int(declared) > limits.max_body:
-            raise HttpError(413, "the body is too large")
-        if self.conn.they_are_waiting_for_100_continue:
-            await self._send(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])))
-        with trio.move_on_after(limits.body_deadline):
-            return await self._receive_body(limits.max_body)
-        raise HttpError(408, "the body did not arrive in time")
-
-    async def _receive_body(self, max_body: int) -> bytes:
-        body = bytearray()
-        while True:
-            try:
-                event = self.conn.next_event()
-                if event is h11.NEED_DATA:
-                    self.conn.receive_data(bytes(await self.stream.receive_some(RECEIVE_BUFFER)))
-                    continue
-            except h11.RemoteProtocolError as error:
-                raise HttpError(error.error_status_hint, "the body is malformed") from None
-            if isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > max_body:
-                    raise HttpError(413, "the body is too large")
-            else:
-                return bytes(body)
 
     def _body_is_read(self) -> bool:
         """Nothing of the request is left on the wire; one without a body ends with its head."""
@@ -267,8 +273,41 @@ class _Exchange:
 
     async def _answer(self, response: Response, *, close: bool) -> None:
         head_only = self.head.method == "HEAD"
+        if isinstance(response, StreamedResponse):
+            await self._answer_in_pieces(response, head_only=head_only, close=close)
+            return
         await self._send(render(self.conn, response, head_only=head_only, close=close))
         self.answered = True
+
+    async def _answer_in_pieces(self, response: StreamedResponse, *, head_only: bool, close: bool) -> None:
+        """The head goes with the first piece: until then, another answer may take its place."""
+
+        async def send(piece: bytes) -> None:
+            data = (
+                b""
+                if self.answered
+                else render_head(self.conn, response, length=response.length, close=close)
+            )
+            self.answered = True
+            await self._send(data + (self.conn.send(h11.Data(data=piece)) or b""))
+
+        failed: Exception | None = None
+        try:
+            if head_only or not response.length:
+                await send(b"")
+            else:
+                await response.produce(send)
+        except Exception as error:
+            if self.answered or isinstance(error, _CLIENT_GONE):
+                raise
+            failed = error
+        if failed is None:
+            await self._send(self.conn.send(h11.EndOfMessage()))
+        elif isinstance(failed, HttpError):
+            await self._answer(failed.response, close=close)
+        else:
+            await self._answer(Response.text(500, "internal error"), close=True)
+            raise failed
 
     async def _send(self, data: bytes | None) -> None:
         await _send_within(self.stream, data or b"", self.front.limits.send_deadline)
@@ -311,11 +350,14 @@ class PushBackStream(trio.abc.Stream):
         await self.inner.aclose()
 
 
-def _require_json(head: Head) -> None:
-    kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
-    main, _, sub = kind.partition("/")
-    if main != "application" or not (sub == "json" or (sub.endswith("+json") and sub != "+json")):
-        raise HttpError(415, "expected a request with `Content-Type: application/json`")
+def _peer_of(stream: trio.abc.Stream) -> str:
+    """The IP address at the other end; empty where it has none."""
+    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    try:
+        name = inner.socket.getpeername() if isinstance(inner, trio.SocketStream) else None
+    except OSError:
+        return ""  # It is gone already: whatever it sent is answered, to nobody.
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 async def _send_within(stream: trio.abc.SendStream, data: bytes, seconds: float) -> None:

@@ -1,12 +1,17 @@
-"""One HTTP request on a connection of its own: what a login needs, and no more."""
+"""One HTTP request on a connection of its own: what a login and a worker need, and no more.
+
+No connection is kept: one that the server closes just as the next request goes out on it is
+the case where nobody can say whether that request arrived.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -17,11 +22,14 @@ import trio.abc
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.tls import secure
 from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
-from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, RECEIVE_BUFFER
+from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, PEER_SILENCE, RECEIVE_BUFFER
 
-__all__ = ["Address", "Reply", "request"]
+__all__ = ["Address", "Outgoing", "Reply", "exchange", "request"]
 
 _PORTS: Final = {"http": 80, "https": 443}
+_Take: TypeAlias = Callable[[bytes], Awaitable[None]]
+_PIECE: Final = 256 * 2**10
+"""Bytes of a body handed to the system in one write: each of them is progress."""
 
 
 @attrs.frozen
@@ -121,6 +129,171 @@ async def request(
     raise SlowPeerError(f"no answer from {address.authority} within {deadline:g} s")
 
 
+@attrs.frozen
+class Outgoing:
+    """A request: the path below the server's own, with its query, and a body of bytes."""
+
+    method: str
+    target: str
+    headers: Sequence[tuple[str, str]] = attrs.field(default=(), repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
+    pieces: Callable[[], AsyncGenerator[bytes, None]] | None = attrs.field(default=None, repr=False)
+    """Makes the body instead, once for each sending; it is closed at the end."""
+
+
+async def exchange(
+    address: Address,
+    outgoing: Outgoing,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    silence: float = PEER_SILENCE,
+    max_body: int = MAX_BODY,
+    on_sending: Callable[[], None] | None = None,
+    take: Callable[[bytes], Awaitable[None]] | None = None,
+) -> Reply:
+    """Connect, send one request while its answer is awaited already, disconnect.
+
+    However long it takes, but for connecting and as long as something moves: ``silence``
+    seconds without a byte to or fro end it. An answer that comes before all was sent is the
+    answer: a server that refuses a large body need not take it first.
+
+    ``on_sending`` is called before the first byte of the request is written. Until then it
+    certainly has not arrived; after that it may have, whatever is raised here.
+
+    ``take`` is handed the body of an answer of 200 piece by piece, instead of the `Reply`; the
+    time that it and ``outgoing.pieces`` take is not the server's silence. What they raise is
+    raised here.
+
+    Raises:
+        HandshakeError: nobody could be connected to.
+        PeerGoneError: the connection ended before the answer did.
+        ProtocolError: the answer is no HTTP, or its body larger than ``max_body`` bytes.
+        SlowPeerError: ``silence``.
+
+    When cancelled after ``on_sending``, the request may or may not have been carried out.
+    """
+    head, conn = _opened(address, outgoing)
+    stream = await _connect_in_time(address, ssl_context)
+    try:
+        if on_sending is not None:
+            on_sending()
+        with trio.CancelScope(deadline=trio.current_time() + silence) as watch:
+            watched = _Watched(stream, watch, silence)
+            with collapse():
+                async with trio.open_nursery() as nursery:
+                    if outgoing.pieces is None:
+                        nursery.start_soon(_send_pieces, watched, head, outgoing.body or b"")
+                    else:
+                        nursery.start_soon(_send_chunks, watched, head, outgoing.pieces)
+                    with _peer_errors():
+                        reply = await _receive(watched, conn, max_body, watched.taking(take))
+                    nursery.cancel_scope.cancel()
+            return reply
+        raise SlowPeerError(f"{address.authority} was silent for {silence:g} s")
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def _opened(address: Address, outgoing: Outgoing) -> tuple[bytes, h11.Connection]:
+    """The head's bytes, and a connection that has sent all of the request and waits."""
+    conn = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+    headers = [("Host", address.authority), ("Connection", "close"), *outgoing.headers]
+    if outgoing.pieces is not None:
+        headers.append(("Transfer-Encoding", "chunked"))
+    elif outgoing.method != "GET":
+        headers.append(("Content-Length", str(len(outgoing.body or b""))))
+    target = address.path + outgoing.target
+    head = conn.send(h11.Request(method=outgoing.method, target=target, headers=headers))
+    if outgoing.body and outgoing.pieces is None:
+        conn.send(h11.Data(data=outgoing.body))
+    conn.send(h11.EndOfMessage())
+    return head or b"", conn
+
+
+async def _connect_in_time(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    with trio.move_on_after(HANDSHAKE_DEADLINE):
+        return await _connect(address, ssl_context)
+    raise HandshakeError(f"cannot connect to {address.authority} within {HANDSHAKE_DEADLINE:g} s")
+
+
+@attrs.frozen
+class _Watched:
+    """A stream on which every byte puts the deadline of ``watch`` off."""
+
+    stream: trio.abc.Stream
+    watch: trio.CancelScope
+    silence: float
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        data = await self.stream.receive_some(max_bytes)
+        self._moved()
+        return data
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self.stream.send_all(data)
+        self._moved()
+
+    def _moved(self) -> None:
+        self.watch.deadline = trio.current_time() + self.silence
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """What the caller's own code does meanwhile is no silence."""
+        self.watch.deadline = math.inf
+        try:
+            yield
+        finally:
+            self._moved()
+
+    def taking(self, take: _Take | None) -> _Take | None:
+        """The same, unwatched."""
+        if take is None:
+            return None
+        given = take
+
+        async def taken(data: bytes) -> None:
+            with self.unwatched():
+                await given(data)
+
+        return taken
+
+
+async def _send_pieces(stream: _Watched, head: bytes, body: bytes) -> None:
+    view = memoryview(body)
+    # A server that hangs up, or has answered and closed its end, is the reader's to judge: what
+    # it said before is still to be read.
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(head + view[:_PIECE])
+        for at in range(_PIECE, len(view), _PIECE):
+            await stream.send_all(view[at : at + _PIECE])
+
+
+async def _send_chunks(
+    stream: _Watched, head: bytes, pieces: Callable[[], AsyncGenerator[bytes, None]]
+) -> None:
+    # As above; but what the pieces raise is the caller's, and ends the exchange.
+    async with aclosing(pieces()) as body:
+        ahead = head
+        while True:
+            with stream.unwatched():
+                piece = await anext(body, None)
+            if piece is None:
+                break
+            if piece:
+                if not await _sent(stream, b"%s%x\r\n%s\r\n" % (ahead, len(piece), piece)):
+                    return
+                ahead = b""
+        await _sent(stream, ahead + b"0\r\n\r\n")
+
+
+async def _sent(stream: _Watched, data: bytes) -> bool:
+    try:
+        await stream.send_all(data)
+    except trio.BrokenResourceError:
+        return False
+    return True
+
+
 async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
@@ -182,8 +355,14 @@ async def _send(
     return conn
 
 
-async def _receive(stream: trio.abc.Stream, conn: h11.Connection, max_body: int) -> Reply:
-    content = bytearray()
+class _Receives(Protocol):
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray: ...
+
+
+async def _receive(
+    stream: _Receives, conn: h11.Connection, max_body: int, take: _Take | None = None
+) -> Reply:
+    content, size = bytearray(), 0
     response: h11.Response | None = None
     while True:
         event = conn.next_event()
@@ -195,9 +374,13 @@ async def _receive(stream: trio.abc.Stream, conn: h11.Connection, max_body: int)
         elif isinstance(event, h11.Response):
             response = event
         elif isinstance(event, h11.Data):
-            content += event.data
-            if len(content) > max_body:
+            size += len(event.data)
+            if size > max_body:
                 raise ProtocolError(f"the server's answer is larger than {max_body} bytes")
+            if take is not None and response is not None and response.status_code == 200:
+                await take(bytes(event.data))
+            else:
+                content += event.data
         elif isinstance(event, h11.EndOfMessage) and response is not None:
             kept = tuple((key.decode("latin-1"), value.decode("latin-1")) for key, value in response.headers)
             return Reply(response.status_code, kept, bytes(content))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any, Final, Protocol
@@ -16,7 +16,17 @@ from trio_swarm._io.transport import Transport
 from trio_swarm.errors import FrameError
 from trio_swarm.frames import parse_json
 
-__all__ = ["HttpError", "Request", "Response", "UpgradeRequest", "parse_body", "render"]
+__all__ = [
+    "BodySource",
+    "HttpError",
+    "Request",
+    "Response",
+    "StreamedResponse",
+    "UpgradeRequest",
+    "parse_body",
+    "render",
+    "render_head",
+]
 
 _BODILESS: Final = frozenset({204, 304})
 _ALWAYS: Final = (
@@ -49,12 +59,36 @@ class Response:
         return cls(status, body, ((b"content-type", b"application/json"),))
 
 
+@attrs.frozen
+class StreamedResponse(Response):
+    """An answer whose body is sent in pieces: it need not be in memory at once.
+
+    ``produce(send)`` awaits ``send(piece)`` for ``length`` bytes in all; each piece has the
+    front's send deadline. What it raises before the first piece is answered like any
+    endpoint's error; later, it ends the connection.
+    """
+
+    length: int = attrs.field(default=0, kw_only=True)
+    produce: Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]] = attrs.field(
+        kw_only=True, repr=False
+    )
+
+
 class HttpError(Exception):
     """Raised by an endpoint, or by the front: answer this and nothing else."""
 
     def __init__(self, status: int, text: str = "", *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(status, text)
         self.response = Response.text(status, text, headers=headers)
+
+
+class BodySource(Protocol):
+    """The body of a request on a route whose body is ``stream``; see `http_body.BodyStream`."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def read_all(self, max_body: int | None = None) -> bytes:
+        """The whole body at once."""
 
 
 @attrs.frozen
@@ -67,6 +101,10 @@ class Request:
     body: bytes = attrs.field(default=b"", repr=False)
     json: Any = attrs.field(default=None, repr=False)
     """The decoded body, on a route whose body is JSON."""
+    peer: str = attrs.field(default="", kw_only=True)
+    """The client's IP address; empty where it has none."""
+    stream: BodySource | None = attrs.field(default=None, kw_only=True, repr=False)
+    """The body, on a route whose body is streamed; good until the endpoint returns."""
 
     @property
     def method(self) -> str:
@@ -105,14 +143,19 @@ def render(
     conn: h11.Connection, response: Response, *, head_only: bool = False, close: bool = False
 ) -> bytes:
     """The bytes of ``response`` as the answer on ``conn``, all in one piece for one write."""
-    headers = [*_ALWAYS, *response.headers]
-    if response.status not in _BODILESS:
-        headers.append((b"content-length", str(len(response.body)).encode()))
-    if close:
-        headers.append((b"connection", b"close"))
-    reason = HTTPStatus(response.status).phrase
-    pieces = [conn.send(h11.Response(status_code=response.status, headers=headers, reason=reason))]
+    pieces = [render_head(conn, response, length=len(response.body), close=close)]
     if response.body and not head_only:
         pieces.append(conn.send(h11.Data(data=response.body)))
     pieces.append(conn.send(h11.EndOfMessage()))
     return b"".join(piece for piece in pieces if piece)
+
+
+def render_head(conn: h11.Connection, response: Response, *, length: int, close: bool = False) -> bytes:
+    """The status line and the headers of ``response``, whose body has ``length`` bytes."""
+    headers = [*_ALWAYS, *response.headers]
+    if response.status not in _BODILESS:
+        headers.append((b"content-length", str(length).encode()))
+    if close:
+        headers.append((b"connection", b"close"))
+    reason = HTTPStatus(response.status).phrase
+    return conn.send(h11.Response(status_code=response.status, headers=headers, reason=reason)) or b""

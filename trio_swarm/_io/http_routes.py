@@ -22,13 +22,16 @@ class Route:
 
     In ``pattern`` a segment ``{name}`` matches any one segment. ``body`` says what the
     front does with the request's body before the endpoint runs: ``none`` reads it and
-    throws it away, ``bytes`` hands it over, ``json`` decodes it (400, 413, 415).
+    throws it away, ``bytes`` hands it over, ``json`` decodes it (400, 413, 415). With
+    ``stream`` the endpoint reads `Request.stream` by itself, or refuses without reading.
     """
 
     method: str
     pattern: str
     endpoint: Endpoint
-    body: Literal["none", "bytes", "json"] = "none"
+    body: Literal["none", "bytes", "json", "stream"] = "none"
+    max_body: int | None = None
+    """Bytes of a body; the front's own limit if None."""
 
 
 @attrs.frozen

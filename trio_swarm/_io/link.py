@@ -35,6 +35,7 @@ InT = TypeVar("InT")
 
 _BATCH_BYTES: Final = 256 * 2**10
 """One write takes no more than this and one frame: what is being written is held twice."""
+_MALFORMED_KEPT: Final = 4096
 
 
 class Link(Generic[InT]):
@@ -302,7 +303,7 @@ class Link(Generic[InT]):
             return decode(data, self._union)
         except FrameError as error:
             self._malformed += 1
-            return Malformed(error, len(data))
+            return Malformed(error, len(data), data if len(data) <= _MALFORMED_KEPT else "")
 
     async def _wait_arrived(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()

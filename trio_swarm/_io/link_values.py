@@ -16,7 +16,9 @@ class Malformed:
     error: FrameError
     """What is wrong with it; ``error.unknown_tag`` is set where only the tag is unknown."""
     size: int
-    """Its length. The data itself is not kept."""
+    """Its length."""
+    data: str | bytes = attrs.field(default="", repr=False)
+    """The message, if it is a short one: it may say who is to be told."""
 
 
 @attrs.frozen

@@ -27,7 +27,9 @@ MAX_NAME: Final = 32
 
 
 @asynccontextmanager
-async def private_dir(prefix: str = "swarm-", *, make: bool = True) -> AsyncIterator[Path]:
+async def private_dir(
+    prefix: str = "swarm-", *, make: bool = True, sockets: bool = True
+) -> AsyncIterator[Path]:
     """A fresh directory of mode 0700, deleted with all that is in it when the block is left.
 
     Without ``make`` only its path is chosen: whoever tells a warden of it first, and makes it then
@@ -37,6 +39,9 @@ async def private_dir(prefix: str = "swarm-", *, make: bool = True) -> AsyncIter
     and not a symbolic link; else where temporary files go. A socket ``<name up to 32 bytes>.sock``
     in it has a path that every system takes.
 
+    Without ``sockets`` it is for files, maybe large ones: it lies where temporary files go, since
+    ``XDG_RUNTIME_DIR`` is memory, and little of it.
+
     Deleting is not cut short by cancellation; it has ``REAP_DEADLINE`` seconds.
 
     Raises:
@@ -44,7 +49,7 @@ async def private_dir(prefix: str = "swarm-", *, make: bool = True) -> AsyncIter
             like where TMPDIR is needed and names no directory that can be written: Python would take
             another one without a word; else what the system said.
     """
-    path = await trio.to_thread.run_sync(_choose, prefix)
+    path = await trio.to_thread.run_sync(_choose if sockets else _choose_for_files, prefix)
     if make:
         make_private(path)
     try:
@@ -73,6 +78,11 @@ def _choose(prefix: str) -> Path:
         too_long.append(f"{os.fspath(base)!r:.160}")
     reason = f"no room for a socket's path ({MAX_SOCKET_PATH} bytes) in {' or '.join(too_long)}; set TMPDIR"
     raise OSError(errno.ENAMETOOLONG, f"{reason} to a shorter path")
+
+
+def _choose_for_files(prefix: str) -> Path:
+    _check_named(os.environ.get("TMPDIR", ""))
+    return Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
 
 
 def _places() -> Iterator[Path]:

@@ -285,7 +285,7 @@ async def open_ws_client(
             extra_headers=extra,
         )
 
-    left = started + handshake_deadline - trio.current_time()
+    left = max(0.0, started + handshake_deadline - trio.current_time())
     async with _connection(
         wire, begin, name=address.authority, deadline=left, ping_every=ping_every, silence=silence
     ) as transport:

@@ -28,40 +28,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import attrs
 
-from trio_swarm.limits import EVENTS_BUFFERED, MAX_PENDING
+from trio_swarm._state.seat_values import Attached, Due, GivenUp, Phase, SeatGone, SeatStatistics
+from trio_swarm._state.seat_values import Frame as _Frame
+from trio_swarm.limits import EVENTS_BUFFERED, MAX_FRAME, MAX_PENDING, RENEWAL_MARGIN
 
 __all__ = ["Attached", "Due", "GivenUp", "Phase", "SeatGone", "SeatMachine", "SeatStatistics"]
 
 _MAX_WITHDRAWALS: Final = 4 * MAX_PENDING
 """Only an operator that comes and goes many times, and never takes one, gets there."""
-
-
-class Phase(Enum):
-    """Where a seat is."""
-
-    AWAY = "away"
-    CONNECTED = "connected"
-    GONE = "gone"
-
-
-class _Frame(Protocol):
-    """What the machine needs to know of a frame."""
-
-    @property
-    def req_id(self) -> str: ...
-
-
-class SeatGone(Exception):
-    """The seat was closed for good; ``reason`` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+_MAX_NOTICE_BYTES: Final = 4 * MAX_FRAME
 
 
 @attrs.define(eq=False)
@@ -70,6 +49,7 @@ class _Notice:
 
     order: int
     frame: _Frame
+    size: int = 0
 
 
 @attrs.define(eq=False)
@@ -82,73 +62,29 @@ class _Outstanding:
     """The asker's deadline, ``math.inf`` for none; on the same clock as ``now``."""
     offers: int = 0
     """How often it was taken for writing so far: at most once on each socket."""
-
-
-@attrs.frozen
-class Due:
-    """A frame to write now."""
-
-    frame: object
-    """With ``deadline_ms`` as of now, if it is a request that has a deadline."""
-    order: int
-    """Its place in the seat's history; grows with every request and notice."""
-    again: bool = False
-    """It was offered on an earlier socket already."""
-    notice: bool = False
-    """Nothing answers it: call `SeatMachine.written` when the socket has taken it."""
-
-
-@attrs.frozen
-class Attached:
-    """What attaching a socket did."""
-
-    replaced: int | None
-    """The older socket, still open, that must be closed now."""
-    again: tuple[str, ...]
-    """Request ids that are delivered again, in order."""
-
-
-@attrs.frozen
-class GivenUp:
-    """What giving a request up did."""
-
-    dropped: _Frame | None = None
-    """The oldest word of an earlier withdrawal, lost because their queue was full."""
-
-
-@attrs.frozen
-class SeatStatistics:
-    """Counts since the seat was made."""
-
-    outstanding: int
-    """Requests that wait for an answer now."""
-    notices: int
-    """Notices, of withdrawals too, that wait to be written now."""
-    requests: int
-    """Requests made."""
-    settled: int
-    """Requests answered."""
-    withdrawn: int
-    """Requests given up by their askers."""
-    redelivered: int
-    """Requests offered again on a newer socket, each time counted."""
-    notices_dropped: int
-    """Notices lost because their queue was full."""
-    sockets: int
-    """Sockets attached."""
+    waits: bool = False
+    """What it is about changes with waiting: it was made while nobody was there, or with a
+    credential that was good for longer than ``RENEWAL_MARGIN``."""
 
 
 class SeatMachine:
     """The state of one seat. See the module's text.
 
-    ``max_notices`` and ``max_withdrawals`` bound the notices of each kind that it holds. The
-    requests are bounded by the owner, who keeps a place for each asker anyway.
+    ``max_notices`` and ``max_withdrawals`` bound the notices of each kind that it holds, and
+    ``max_notice_bytes`` how large the former are together. The requests are bounded by the
+    owner, who keeps a place for each asker anyway.
     """
 
     def __init__(
-        self, *, max_notices: int = EVENTS_BUFFERED, max_withdrawals: int = _MAX_WITHDRAWALS
+        self,
+        *,
+        max_notices: int = EVENTS_BUFFERED,
+        max_withdrawals: int = _MAX_WITHDRAWALS,
+        max_notice_bytes: int = _MAX_NOTICE_BYTES,
     ) -> None:
         self._max_notices = max_notices
+        self._max_notice_bytes = max_notice_bytes
+        self._notice_bytes = 0
         self._max_withdrawals = max_withdrawals
         self._phase = Phase.AWAY
         self._socket: int | None = None
@@ -236,12 +172,16 @@ class SeatMachine:
 
     # -- requests ----------------------------------------------------------------------
 
-    def request(self, frame: _Frame, *, until: float = math.inf) -> None:
-        """A request is made. It is due at once, and on every later socket until it is settled."""
+    def request(self, frame: _Frame, *, until: float = math.inf, good_for: float = math.inf) -> None:
+        """A request is made. It is due at once, and on every later socket until it is settled.
+
+        ``good_for`` is how many seconds the credential in it has left.
+        """
         self._refuse_if_gone()
         if frame.req_id in self._outstanding:
             raise ValueError(f"request {frame.req_id!r} is outstanding already")
-        request = _Outstanding(self._next_order(), frame, until)
+        waits = self._phase is Phase.AWAY or good_for > RENEWAL_MARGIN
+        request = _Outstanding(self._next_order(), frame, until, waits=waits)
         self._outstanding[frame.req_id] = request
         self._make_due(request)
         self._requests += 1
@@ -265,22 +205,33 @@ class SeatMachine:
         self._withdrawn += 1
         if not request.offers or notice is None:
             return GivenUp()
-        return GivenUp(self._tell(notice, self._withdrawals, self._max_withdrawals))
+        dropped = None
+        if len(self._withdrawals) >= self._max_withdrawals:
+            dropped = self._drop_oldest(self._withdrawals)
+        self._tell(_Notice(self._next_order(), notice), self._withdrawals)
+        return GivenUp(dropped)
 
     # -- notices -----------------------------------------------------------------------
 
-    def notify(self, frame: _Frame) -> _Frame | None:
-        """Queue a frame that nothing answers; returns the one that was dropped for it."""
+    def notify(self, frame: _Frame, *, size: int = 0) -> list[_Frame]:
+        """Queue a frame of ``size`` bytes that nothing answers; returns those dropped for it."""
         if self._phase is Phase.GONE:
-            return frame
-        return self._tell(frame, self._notices, self._max_notices)
+            return [frame]
+        dropped: list[_Frame] = []
+        while self._notices and (
+            len(self._notices) >= self._max_notices or self._notice_bytes + size > self._max_notice_bytes
+        ):
+            dropped.append(self._drop_oldest(self._notices))
+        self._notice_bytes += size
+        self._tell(_Notice(self._next_order(), frame, size), self._notices)
+        return dropped
 
     def written(self, dues: Sequence[Due]) -> None:
         """The socket has taken these; the notices among them need no second telling."""
         for due in dues:
             if due.notice:
-                self._notices.pop(due.order, None)
-                self._withdrawals.pop(due.order, None)
+                told = self._notices.pop(due.order, None) or self._withdrawals.pop(due.order, None)
+                self._notice_bytes -= 0 if told is None else told.size
 
     # -- delivery ----------------------------------------------------------------------
 
@@ -302,6 +253,26 @@ class SeatMachine:
         request = self._outstanding.get(cast(_Frame, due.frame).req_id)
         return request is not None and request.order == due.order
 
+    def is_stale(self, due: Due, good_for: float) -> bool:
+        """The credential in it needs to be renewed before it is written (contract: operators 3.5).
+
+        Only of what has waited, and has no more than ``RENEWAL_MARGIN`` of ``good_for`` seconds.
+        """
+        if due.notice or good_for > RENEWAL_MARGIN or not self.wanted(due):
+            return False
+        return due.again or self._outstanding[cast(_Frame, due.frame).req_id].waits
+
+    def renew(self, due: Due, token: str) -> Due:
+        """The same request with another token, now and on every later socket."""
+        request = self._outstanding[cast(_Frame, due.frame).req_id]
+        request.frame = attrs.evolve(cast(Any, request.frame), capability_token=token)
+        return attrs.evolve(due, frame=attrs.evolve(cast(Any, due.frame), capability_token=token))
+
+    def unwritten(self) -> list[Due]:
+        """The notices that no socket is known to have taken, in order: for a last try before `close`."""
+        held = sorted((*self._notices.values(), *self._withdrawals.values()), key=lambda each: each.order)
+        return [Due(each.frame, each.order, notice=True) for each in held]
+
     def statistics(self) -> SeatStatistics:
         """Counts so far."""
         return SeatStatistics(
@@ -321,18 +292,17 @@ class SeatMachine:
         each.offers += 1
         return Due(_with_time_left(each, now), each.order, again=each.offers > 1)
 
-    def _tell(self, frame: _Frame, queue: dict[int, _Notice], most: int) -> _Frame | None:
-        """Put ``frame`` into one of the two queues; returns what had to leave it."""
-        dropped = None
-        if len(queue) >= most:
-            oldest = next(iter(queue))
-            dropped = queue.pop(oldest).frame
-            self._due.pop(oldest, None)
-            self._dropped += 1
-        notice = _Notice(self._next_order(), frame)
+    def _tell(self, notice: _Notice, queue: dict[int, _Notice]) -> None:
+        """Put it into one of the two queues."""
         queue[notice.order] = notice
         self._make_due(notice)
-        return dropped
+
+    def _drop_oldest(self, queue: dict[int, _Notice]) -> _Frame:
+        oldest = queue.pop(next(iter(queue)))
+        self._due.pop(oldest.order, None)
+        self._notice_bytes -= oldest.size
+        self._dropped += 1
+        return oldest.frame
 
     def _make_due(self, each: _Outstanding | _Notice) -> None:
         if self._phase is Phase.CONNECTED:

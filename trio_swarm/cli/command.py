@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 __all__ = ["run"]
@@ -44,6 +45,10 @@ def run(argv: Sequence[str] | None, loaded: Callable[[], None]) -> int:
 
 
 def _dispatch(argv: list[str], loaded: Callable[[], None]) -> int:
+    if argv[:1] == ["serve"]:
+        return _run_serve(argv[1:], loaded)
+    if argv[:1] == ["operator"]:
+        return _run_operator(argv[1:], loaded)
     parser = _parser()
     try:
         args = parser.parse_args(argv)
@@ -78,8 +83,38 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     run.add_argument("job", metavar="JOB", help="codemod, or module:function")
-    run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="what the job is given")
+    rest = run.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="what the job is given")
+    rest.required = False  # Else Python 3.11 names it as missing, too.
+    # Parsed by parsers of their own; here for the list of verbs alone.
+    verbs.add_parser("operator", add_help=False, help="be an operator, at a terminal, of a server")
+    verbs.add_parser("serve", add_help=False, help="serve operators, workers and steps over HTTP")
     return parser
+
+
+def _run_serve(argv: list[str], loaded: Callable[[], None]) -> int:
+    from trio_swarm.cli.serve import ServeError, parse_options, serve
+
+    try:
+        options = parse_options(argv)
+        loaded()
+        return serve(options)
+    except ServeError as error:
+        return _fail(str(error), error.status)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+
+
+def _run_operator(argv: list[str], loaded: Callable[[], None]) -> int:
+    from trio_swarm.cli.operator import OperatorCommandError, parse_options, run
+
+    try:
+        options = parse_options(argv)
+        loaded()
+        return run(options)
+    except OperatorCommandError as error:
+        return _fail(str(error), error.status)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
 
 
 def _run_codemod(argv: list[str], loaded: Callable[[], None]) -> int:
@@ -123,7 +158,9 @@ def _version() -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"{PROG}: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:
+        with suppress(OSError):  # A terminal that was hung up.
+            print(f"{PROG}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return int(status)
 
 

@@ -5,7 +5,7 @@
     match decode(line, PodEvent):
         case pod.TurnStart(turn): ...
 
-The classes stand in one module per family: `operator`, `child`, `pod`, `pool`, `record`.
+The classes stand in one module per family: `operator`, `worker`, `child`, `pod`, `pool`, `record`.
 A family is imported when it is first named, so that a process which speaks one wire does
 not pay for the others. Nothing here knows Trio, a clock, or a file.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trio_swarm.errors import FrameError
 
 if TYPE_CHECKING:
-    from trio_swarm.frames import child, operator, pod, pool, record
+    from trio_swarm.frames import child, operator, pod, pool, record, worker
     from trio_swarm.frames._frame import Frame
     from trio_swarm.frames.child import ChildFrame, ParentFrame
     from trio_swarm.frames.codec import decode, dump_json, encode, parse_json, structure, unstructure
@@ -53,6 +53,7 @@ __all__ = [
     "record",
     "structure",
     "unstructure",
+    "worker",
 ]
 
 _WHERE = {
@@ -64,6 +65,7 @@ _WHERE = {
     "pod": ("PodEvent", "PodMethod"),
     "pool": ("PoolRequest", "PoolResponse"),
     "record": ("AgentRecord", "ProvisionSpec"),
+    "worker": (),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 

@@ -1,7 +1,8 @@
 """Operator frames: what a server asks of an operator, and the replies (operators contract, 2).
 
-Flat objects tagged by ``type``. ``deadline_ms`` on the requests is the caller's remaining
-time in milliseconds, an extra key that the original's clients ignore.
+Flat objects tagged by ``type``. Two extra keys on what a server sends, which the original's
+clients ignore: ``deadline_ms`` is the caller's remaining time in milliseconds, ``lineage``
+who is being asked above this, outermost first, while the caller waits (``name#sid``).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Ask(OperatorFrame):
     question: Any
     """Opaque; ``{"reason": ..., "value": ...}`` as the original sends it."""
     parent_req_id: str | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
+    lineage: tuple[str, ...] = attrs.field(default=(), converter=array, metadata=OMITTED, kw_only=True)
     deadline_ms: U64 | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
 
 
@@ -61,6 +63,7 @@ class HookBefore(OperatorFrame):
     agent: str
     attempt: U32
     parent_req_id: str | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
+    lineage: tuple[str, ...] = attrs.field(default=(), converter=array, metadata=OMITTED, kw_only=True)
     deadline_ms: U64 | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
 
 
@@ -76,6 +79,7 @@ class HookAfter(OperatorFrame):
     attempt: U32
     result: Any
     parent_req_id: str | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
+    lineage: tuple[str, ...] = attrs.field(default=(), converter=array, metadata=OMITTED, kw_only=True)
 
 
 @attrs.frozen
@@ -104,6 +108,7 @@ class Spawn(OperatorFrame):
     worker_handle: str | None = attrs.field(default=None, metadata=OMITTED, repr=False)
     worker: Worker | None = attrs.field(default=None, metadata=OMITTED)
     parent_req_id: str | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
+    lineage: tuple[str, ...] = attrs.field(default=(), converter=array, metadata=OMITTED, kw_only=True)
     deadline_ms: U64 | None = attrs.field(default=None, metadata=OMITTED, kw_only=True)
 
 

@@ -7,15 +7,22 @@ other end of that.
 
 from __future__ import annotations
 
+from trio_swarm.operators.approvals import Approval, ApprovalPolicy, approve
 from trio_swarm.operators.base import AnySeat, WorkerResult
-from trio_swarm.operators.client import OperatorClient, Reconnect, connect_operator
+from trio_swarm.operators.client import OperatorClient
+from trio_swarm.operators.connecting import connect_operator
+from trio_swarm.operators.joining import OperatorSession
+from trio_swarm.operators.lineage import Withdrawal, withdrawing
 from trio_swarm.operators.local import LocalSeat
 from trio_swarm.operators.login import RolesTaken
+from trio_swarm.operators.reconnect import Reconnect
 from trio_swarm.operators.requests import (
     AskRequest,
     GateRequest,
     OperatorItem,
     OperatorRequest,
+    ReplyRefused,
+    Settled,
     SpawnRequest,
     Withdrawn,
 )
@@ -24,6 +31,8 @@ from trio_swarm.operators.server import OperatorServer, ServerStatistics, serve_
 
 __all__ = [
     "AnySeat",
+    "Approval",
+    "ApprovalPolicy",
     "AskRequest",
     "GateRequest",
     "LocalSeat",
@@ -31,14 +40,20 @@ __all__ = [
     "OperatorItem",
     "OperatorRequest",
     "OperatorServer",
+    "OperatorSession",
     "OperatorStatistics",
     "Reconnect",
+    "ReplyRefused",
     "RolesTaken",
     "Seat",
     "ServerStatistics",
+    "Settled",
     "SpawnRequest",
+    "Withdrawal",
     "Withdrawn",
     "WorkerResult",
+    "approve",
     "connect_operator",
     "serve_operators",
+    "withdrawing",
 ]

@@ -1,7 +1,8 @@
-"""The REST resource of operators, and the door to their WebSocket (contract 1.1 to 1.3)."""
+"""The REST resource of operators, and the door to their WebSocket (contract: operators 1.1 to 1.3)."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,33 +11,38 @@ import trio
 
 from trio_swarm._io.http_messages import HttpError, Request, Response, UpgradeRequest
 from trio_swarm._io.http_routes import Route, UpgradeRoute
-from trio_swarm.errors import BadTokenError, BusyError
+from trio_swarm.errors import BadTokenError, BusyError, StoreError
+from trio_swarm.operators.intake import wants_receipts
 from trio_swarm.operators.login import (
     LoginRequest,
+    Presented,
     RolesTaken,
     Session,
-    SessionTable,
     UnknownSession,
     bearer_of,
 )
 from trio_swarm.operators.seat import Seat
+from trio_swarm.operators.sessions import Sessions
 
 __all__ = ["FEATURES", "FEATURES_HEADER", "OperatorApi"]
 
 FEATURES_HEADER: Final = "trio-swarm-features"
-FEATURES: Final = "redelivery, withdraw"
+FEATURES: Final = "redelivery, withdraw, receipts"
 """Said with every login: what this server does beyond the contract. Originals ignore it."""
+
+
+_log: Final = logging.getLogger("trio_swarm.operators")
+_DISK: Final = "the state could not be written; the server's log says why"
+"""An error of the disk names paths of this machine: they are nothing for clients."""
 
 
 @attrs.define(eq=False)
 class OperatorApi:
-    """The endpoints over one table of sessions."""
+    """The endpoints over the sessions of one server."""
 
-    sessions: SessionTable[Seat]
+    sessions: Sessions
     joined: Callable[[Session[Seat]], None]
     """Called for each login, before it is answered."""
-    leave: Callable[[Session[Seat], str], None]
-    """Ends a session, with the reason."""
     socket_options: dict[str, Any] = attrs.field(factory=dict)
     """For `ws.accept_ws`: how often to ping, how much silence to take."""
     _serving: int = 0
@@ -59,13 +65,16 @@ class OperatorApi:
     async def join(self, request: Request) -> Response:
         """Mint a session: its sid, its token (told this once) and its roles."""
         try:
-            minted = self.sessions.mint(LoginRequest.parse(request.json))
+            minted = await self.sessions.mint(LoginRequest.parse(request.json))
         except ValueError as error:
             raise HttpError(422, str(error)) from None
         except RolesTaken as taken:
             return Response.json(409, {"error": "roles conflict", "conflicts": taken.conflicts})
         except BusyError as busy:
             return Response.json(503, {"error": str(busy)})
+        except StoreError as error:
+            _log.warning("a login could not be written: %s", error)
+            return Response.json(500, {"error": f"session persist failed: {_DISK}"})
         session = minted.session
         self.joined(session)
         answer = Response.json(200, {"sid": session.sid, "token": minted.token, "roles": list(session.roles)})
@@ -74,12 +83,13 @@ class OperatorApi:
 
     async def status(self, request: Request) -> Response:
         """What is known of a session, for its operator."""
-        session = self._authorised(request)
+        session = await self._authorised(request)
         known: dict[str, Any] = {
             "sid": session.sid,
             "roles": list(session.roles),
             "connected": session.seat.connected,
             "desc": session.desc,
+            **session.observed.about(),
         }
         if session.capability_manifest is not None:
             known["capability_manifest"] = session.capability_manifest
@@ -87,16 +97,23 @@ class OperatorApi:
 
     async def quit(self, request: Request) -> Response:
         """End a session: its waits fail, its socket is closed, its roles are free."""
-        self.leave(self._authorised(request), "the session was deleted")
+        session = await self._authorised(request)
+        try:
+            if not await self.sessions.end(session, "the session was deleted"):
+                raise HttpError(404, "unknown sid")  # Another request has just ended it.
+        except StoreError as error:
+            _log.warning("the session %s could not be ended: %s", session.sid, error)
+            hint = "the session is as it was; send the same request again"
+            return Response.json(500, {"error": _DISK, "sid": session.sid, "hint": hint})
         return Response(204)
 
     async def connect(self, request: UpgradeRequest) -> None:
         """Seat the operator for as long as this WebSocket lasts."""
-        session = self._authorised(request)
+        session = await self._authorised(request)
         self._serving += 1
         try:
             async with request.accept(**self.socket_options) as transport:
-                await session.seat.serve(transport)
+                await session.seat.serve(transport, receipts=wants_receipts(request))
         finally:
             self._serving -= 1
             if not self._serving:
@@ -107,12 +124,21 @@ class OperatorApi:
         while self._serving:
             await self._quiet.park()
 
-    def _authorised(self, request: Request) -> Session[Seat]:
-        """401 without a token, 404 for an unknown sid, 401 for another's token; in this order."""
+    async def _authorised(self, request: Request) -> Session[Seat]:
+        """401 without a token, 404 for an unknown sid, 401 for another's token; in this order.
+
+        An expired session is ended, and 404; any other's time begins anew.
+        """
         try:
-            return self.sessions.open(request.params["sid"], bearer_of(request.head.all("authorization")))
+            session = self.sessions.table.open(
+                request.params["sid"], Presented.of(bearer_of(request.head.all("authorization")))
+            )
         except UnknownSession as unknown:
             raise HttpError(404, str(unknown)) from None
         except BadTokenError as bad:
             challenge = ((b"www-authenticate", b"Bearer"),)
             raise HttpError(401, str(bad), headers=challenge) from None
+        if await self.sessions.judge(session):
+            raise HttpError(404, "unknown sid")
+        self.sessions.touch(session)
+        return session

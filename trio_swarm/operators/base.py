@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 
 from trio_swarm.frames.operator import Worker
+from trio_swarm.operators.lineage import identity
+from trio_swarm.operators.renewal import Renewable
 
 __all__ = ["VERBS", "AnySeat", "WorkerResult"]
 
@@ -45,6 +47,11 @@ class AnySeat(abc.ABC):
         """For people: its first role or its name."""
 
     @property
+    def identity(self) -> str:
+        """Who it is in the lineage of a request: ``name#id``."""
+        return identity(self.name, self.sid)
+
+    @property
     @abc.abstractmethod
     def connected(self) -> bool:
         """There is somebody at the other end at this moment."""
@@ -61,9 +68,11 @@ class AnySeat(abc.ABC):
         Args:
             question: any JSON.
             task_id: the step that it is about.
-            parent_req_id: the request while answering which this one is made.
+            parent_req_id: the request while answering which this one is made; by default
+                the one that is being answered in this context (`lineage.answering`).
 
         Raises:
+            AskCycle: this operator is being asked already, and the answer waits for this.
             BusyError: too many requests wait for this operator already.
             PeerGoneError: the operator's session ended.
         """
@@ -76,7 +85,7 @@ class AnySeat(abc.ABC):
 
         Raises:
             ApprovalDenied: it is not given; ``reason`` is what the operator said.
-            BusyError, PeerGoneError: as `ask`.
+            AskCycle, BusyError, PeerGoneError: as `ask`.
         """
 
     @abc.abstractmethod
@@ -100,14 +109,18 @@ class AnySeat(abc.ABC):
         capability_token: str = "",
         worker_handle: str | None = None,
         worker: Worker | None = None,
+        credential: Renewable | None = None,
         parent_req_id: str | None = None,
     ) -> WorkerResult:
         """Have the operator do a step (contract 2.5, 2.8, 2.9).
+
+        ``credential`` is that of ``capability_token``, if it can be renewed: it is when the
+        request has waited and is about to be sent with 60 seconds left or less (3.5).
 
         A controlled halt comes back as ``ok=True`` with the value
         ``{"halted": true, "reason": ..., "value": ...}``.
 
         Raises:
             RemoteError: the operator reported an error; its text, verbatim.
-            BusyError, PeerGoneError: as `ask`.
+            AskCycle, BusyError, PeerGoneError: as `ask`.
         """

@@ -1,37 +1,38 @@
-"""`connect_operator`: be an operator of a server, this library's or an original."""
+"""An operator's end of its session: the connection, the requests and the replies."""
 
 from __future__ import annotations
 
 import random
-import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Self
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
 
 import attrs
 import trio
 
 from trio_swarm._io.groups import collapse
-from trio_swarm._io.http_client import Address
 from trio_swarm._io.link import Link, Malformed, open_link
 from trio_swarm._io.ws import open_ws_client
 from trio_swarm.errors import FrameError, HandshakeError, PeerError, PeerGoneError
 from trio_swarm.frames import ClientMsg, ServerMsg, encode
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Receipt, Spawn, Withdraw
-from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, MAX_PENDING, PEER_SILENCE, PING_EVERY
-from trio_swarm.operators.joining import Login, log_in, log_out
+from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, MAX_PENDING, PEER_SILENCE
+from trio_swarm.operators.joining import Login, OperatorSession
 from trio_swarm.operators.ledger import Ledger, LedgerStatistics
+from trio_swarm.operators.lineage import identity
+from trio_swarm.operators.reconnect import Reconnect
 from trio_swarm.operators.requests import (
     OperatorItem,
     OperatorRequest,
+    ReplyRefused,
+    Settled,
     Withdrawn,
     deadline_of,
     request_for,
 )
 from trio_swarm.operators.seat import REPLACED
 
-__all__ = ["OperatorClient", "Reconnect", "connect_operator"]
+__all__ = ["OperatorClient"]
 
 _INBOX: Final = 2 * MAX_PENDING
 _STEADY: Final = 3.0
@@ -39,31 +40,12 @@ _STEADY: Final = 3.0
 _SESSION_OVER: Final = frozenset({401, 404, 410})
 
 
-@attrs.frozen
-class Reconnect:
-    """How a lost socket is opened again; times in seconds.
-
-    A connection that ended within a few seconds, before any frame came on it, counts as a
-    try that failed. The n-th try waits ``first * 2**n``, ``longest`` at most, times a random
-    factor between one half and one, so that many clients do not come back in step.
-    """
-
-    first: float = 0.05
-    longest: float = 5.0
-    give_up_after: float = 60.0
-    """Without a connection for so long, the operator ends with `PeerGoneError`."""
-
-    def delay(self, tries: int, rng: random.Random) -> float:
-        """Before the try after ``tries`` failed ones."""
-        return min(self.longest, self.first * 2.0 ** min(tries, 30)) * rng.uniform(0.5, 1.0)
-
-
 @attrs.define(eq=False)
 class OperatorClient:
     """One operator's end of its session; made by `connect_operator`.
 
     ``async for item in client`` gives `AskRequest`, `GateRequest`, `SpawnRequest` and the
-    notices `HookAfter` and `Withdrawn`, each once, from any number of tasks. It ends when
+    notices `HookAfter`, `Withdrawn` and `ReplyRefused`, each once, from any number of tasks. It ends when
     the session was ended by the server, and raises `PeerGoneError` when the server cannot
     be reached any more or another connection took the session over.
     """
@@ -80,6 +62,7 @@ class OperatorClient:
     _due: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _begun: trio.Event = attrs.field(factory=trio.Event, repr=False)
+    _moved: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _over: Exception | None = attrs.field(default=None, repr=False)
     _ended: bool = False
     _connections: int = 0
@@ -102,9 +85,33 @@ class OperatorClient:
         return self._session.roles
 
     @property
+    def identity(self) -> str:
+        """Who this is in the lineage of a request: ``name#sid``."""
+        return identity(self.roles[0] if self.roles else self.sid, self.sid)
+
+    @property
+    def session(self) -> OperatorSession:
+        """What `connect_operator` needs to come back to it; it holds the token."""
+        return self._session.session
+
+    @property
+    def redelivers(self) -> bool:
+        """The server asks again, on a new connection, what was not answered."""
+        return self._session.redelivers
+
+    @property
+    def receipts(self) -> bool:
+        """The server says of each reply whether it counts."""
+        return self._session.receipts
+
+    @property
     def connected(self) -> bool:
         """There is a socket now."""
         return self._connected
+
+    async def connection_changed(self) -> None:
+        """Wait until a socket is opened or lost from now on. When cancelled, nothing is lost."""
+        await self._moved.park()
 
     @property
     def connections(self) -> int:
@@ -137,11 +144,27 @@ class OperatorClient:
                 if self._over is not None:
                     raise PeerGoneError(str(self._over)) from self._over
                 raise
-            if isinstance(item, HookAfter | Withdrawn):
+            if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
                 return item
             if item.withdrawn is None:
                 item.show()
                 return item
+
+    async def serve(
+        self, handle: Callable[[OperatorItem], Awaitable[object]], *, at_once: int = MAX_PENDING
+    ) -> None:
+        """Call ``handle`` with each request and notice, in a task each, until the session is over.
+
+        A request is handled inside its ``answering()``: what the handler asks of others is asked
+        for that request. At most ``at_once`` run at a time. What ``handle`` raises ends this;
+        raises as `receive` does.
+        """
+        limiter = trio.CapacityLimiter(at_once)
+        with collapse():
+            async with trio.open_nursery() as nursery:
+                async for item in self:
+                    await limiter.acquire_on_behalf_of(item)
+                    nursery.start_soon(_handled, handle, item, limiter)
 
     def reply(self, frame: ClientMsg) -> bool:
         """Keep a reply until the server has it; the requests' own methods call this.
@@ -183,6 +206,8 @@ class OperatorClient:
             # Nothing leaves any more: who waits for that is told.
             self._ended = True
             self._written.unpark_all()
+            for request in self._ledger.unreceipted():
+                request.settle(None)
         if not self._connections and error is not None:
             raise error
 
@@ -222,7 +247,7 @@ class OperatorClient:
         session = self._session
         async with open_ws_client(
             session.address.ws_url(session.path + "/ws"),
-            headers=session.headers,
+            headers=session.ws_headers,
             ssl_context=session.ssl_context,
             ping_every=self._ping_every,
             silence=self._silence,
@@ -230,12 +255,14 @@ class OperatorClient:
             self._connections += 1
             self._begun.set()
             async with open_link(transport, ServerMsg, name=session.sid) as link:
-                self._ledger.connected(redelivers=session.redelivers)
+                self._ledger.connected(redelivers=session.redelivers, receipts=session.receipts)
                 self._connected = True
+                self._moved.unpark_all()
                 try:
                     await self._converse(link)
                 finally:
                     self._connected = False
+                    self._moved.unpark_all()
             goodbye = transport.close_reason
         if goodbye is not None and goodbye[0] == REPLACED:
             raise _TakenOver("another connection took the session over")
@@ -290,10 +317,12 @@ class OperatorClient:
             self._malformed += 1
         elif isinstance(frame, Withdraw):
             self._taken_back(frame)
+        elif isinstance(frame, Receipt):
+            self._receipted(frame)
         elif isinstance(frame, HookAfter):
             if self._ledger.told(frame.req_id):
                 self._notify(frame)
-        elif not isinstance(frame, Receipt):
+        else:
             return self._requested(frame)
         return None
 
@@ -331,7 +360,15 @@ class OperatorClient:
         if request is not None and request.take_back(frame.reason):
             self._notify(Withdrawn(request, frame.reason))
 
-    def _notify(self, item: HookAfter | Withdrawn) -> None:
+    def _receipted(self, frame: Receipt) -> None:
+        told = self._ledger.receipt(frame.req_id, frame.accepted, frame.reason)
+        if told is None:
+            return
+        told.request.settle(Settled(told.refused))
+        if told.refused is not None:
+            self._notify(ReplyRefused(told.request, told.refused))
+
+    def _notify(self, item: HookAfter | Withdrawn | ReplyRefused) -> None:
         # Requests may fill the inbox and then wait for the user; notices never wait.
         try:
             self._put.send_nowait(item)
@@ -339,61 +376,18 @@ class OperatorClient:
             self._notices_dropped += 1
 
 
+async def _handled(
+    handle: Callable[[OperatorItem], Awaitable[object]], item: OperatorItem, limiter: trio.CapacityLimiter
+) -> None:
+    try:
+        if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
+            await handle(item)
+        else:
+            with item.answering():
+                await handle(item)
+    finally:
+        limiter.release_on_behalf_of(item)
+
+
 class _TakenOver(PeerGoneError):
     """The server says that another socket has the session now; coming back would start a fight."""
-
-
-@asynccontextmanager
-async def connect_operator(
-    url: str,
-    *,
-    roles: Sequence[str] = (),
-    desc: str | None = None,
-    capability_manifest: Mapping[str, Any] | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    reconnect: Reconnect | None = None,
-    rng: random.Random | None = None,
-    ping_every: float | None = PING_EVERY,
-    silence: float = PEER_SILENCE,
-) -> AsyncIterator[OperatorClient]:
-    """Log in at ``url`` (``http://127.0.0.1:7777``) and be its operator for the block.
-
-    Args:
-        roles: names to hold exclusively while the session lives.
-        desc: what this operator is, for people.
-        capability_manifest: opaque, told to the server.
-        ssl_context: for ``https://`` with an authority of one's own.
-        reconnect: how a lost connection is opened again.
-        rng: the source of the jitter in that.
-        ping_every, silence: seconds; how a dead server is noticed.
-
-    Raises:
-        RolesTaken: others hold some of the roles; ``conflicts`` names them.
-        HandshakeError: nobody listens, or the login was refused; ``status`` if there is one.
-        ValueError: ``url`` is no HTTP URL.
-
-    On leaving without an error, replies that were given get ``CLOSE_DEADLINE`` to leave.
-    In every way out, cancellation included, the session is deleted at the server, within
-    the same bound; a login that is cancelled when its request was sent already waits as
-    long for the answer, so that it can be deleted.
-    """
-    session = await log_in(Address.parse(url), roles, desc, capability_manifest, ssl_context)
-    client = OperatorClient(
-        session=session,
-        reconnect=reconnect if reconnect is not None else Reconnect(),
-        rng=rng if rng is not None else random.Random(),
-        ping_every=ping_every,
-        silence=silence,
-    )
-    try:
-        with collapse():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client._stay_connected)
-                await client._begun.wait()
-                yield client
-                with trio.move_on_after(CLOSE_DEADLINE), suppress(PeerGoneError):
-                    await client.flush()
-                nursery.cancel_scope.cancel()
-    finally:
-        with trio.move_on_after(CLOSE_DEADLINE, shield=True):
-            await log_out(session)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -16,9 +16,10 @@ from trio_swarm._io.http_client import Address, Reply
 from trio_swarm.errors import HandshakeError, PeerError, ProtocolError
 from trio_swarm.limits import CLOSE_DEADLINE
 from trio_swarm.operators.api import FEATURES_HEADER
+from trio_swarm.operators.intake import RECEIPTS_HEADER
 from trio_swarm.operators.login import RolesTaken
 
-__all__ = ["Login", "log_in", "log_out"]
+__all__ = ["Login", "OperatorSession", "log_in", "log_out"]
 
 _log: Final = logging.getLogger("trio_swarm.operators")
 
@@ -28,17 +29,60 @@ _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 """What goes into a path and a header as it is."""
 
 
-@attrs.frozen
-class Login:
-    """A login that succeeded."""
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
-    address: Address
+
+@attrs.frozen
+class OperatorSession:
+    """A session at some server, to come back to: plain values, that can be kept in a file.
+
+    Whoever has the token is the operator: the file must be nobody else's to read.
+    """
+
     sid: str
     token: str = attrs.field(repr=False)
-    roles: tuple[str, ...]
-    redelivers: bool
-    """The server sends unanswered requests again by itself."""
+    roles: tuple[str, ...] = attrs.field(default=(), converter=_strings)
+    features: tuple[str, ...] = attrs.field(default=(), converter=_strings)
+    """What the server does beyond the contract, as it said at the login."""
+
+
+@attrs.frozen
+class Login:
+    """A login that succeeded, now or before."""
+
+    address: Address
+    session: OperatorSession
     ssl_context: ssl.SSLContext | None = attrs.field(repr=False)
+
+    @classmethod
+    def resumed(cls, address: Address, session: OperatorSession, ssl_context: ssl.SSLContext | None) -> Login:
+        """One that was made before. Raises ``ValueError`` for what no server would have given."""
+        if not _ID.fullmatch(session.sid) or not _ID.fullmatch(session.token):
+            raise ValueError("the session has a sid or a token that cannot be used")
+        return cls(address, session, ssl_context)
+
+    @property
+    def sid(self) -> str:
+        return self.session.sid
+
+    @property
+    def token(self) -> str:
+        return self.session.token
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.session.roles
+
+    @property
+    def redelivers(self) -> bool:
+        """The server sends unanswered requests again by itself."""
+        return "redelivery" in self.session.features
+
+    @property
+    def receipts(self) -> bool:
+        """The server says what became of each reply, to those who want to know."""
+        return "receipts" in self.session.features
 
     @property
     def path(self) -> str:
@@ -47,6 +91,10 @@ class Login:
     @property
     def headers(self) -> list[tuple[str, str]]:
         return [("Authorization", f"Bearer {self.token}")]
+
+    @property
+    def ws_headers(self) -> list[tuple[str, str]]:
+        return [*self.headers, (RECEIPTS_HEADER, "1")] if self.receipts else self.headers
 
 
 async def log_in(
@@ -110,10 +158,9 @@ def _login_of(
     features = (reply.header(FEATURES_HEADER) or "").split(",")
     return Login(
         address=address,
-        sid=sid,
-        token=token,
-        roles=tuple(roles),
-        redelivers="redelivery" in {feature.strip() for feature in features},
+        session=OperatorSession(
+            sid=sid, token=token, roles=roles, features=[feature.strip() for feature in features if feature]
+        ),
         ssl_context=ssl_context,
     )
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 
 from trio_swarm.frames import ClientMsg
 from trio_swarm.limits import MAX_FRAME, MAX_PENDING, SETTLED_REMEMBERED
 
-__all__ = ["Arrival", "Ledger", "LedgerStatistics"]
+__all__ = ["Arrival", "Ledger", "LedgerStatistics", "Receipted"]
 
 RequestT = TypeVar("RequestT")
 
@@ -57,10 +57,23 @@ class LedgerStatistics:
     """Requests left alone because too many were open; they come again after a reconnect."""
 
 
+@attrs.frozen
+class Receipted(Generic[RequestT]):
+    """What the server made of a reply."""
+
+    request: RequestT
+    refused: str | None
+    """Why it does not count; None if it does."""
+
+
 @attrs.define(eq=False)
 class _Reply:
     frame: ClientMsg
     size: int
+    request: object = None
+    """What it replies to, until its receipt has come."""
+    offers: int = 0
+    """How often it was taken for writing."""
     written: bool = False
     """The system took it once."""
     queued: bool = True
@@ -85,8 +98,11 @@ class Ledger(Generic[RequestT]):
         self._open: dict[str, RequestT] = {}
         self._replies: OrderedDict[str, _Reply] = OrderedDict()
         self._bytes = 0
+        self._forgotten: dict[str, tuple[RequestT, int]] = {}
+        """Requests whose reply was let go before its receipt had come: that may still come."""
         self._due: list[str] = []
         self._told: OrderedDict[str, None] = OrderedDict()
+        self._receipts = False
         self._requests = self._repeated = self._answered = 0
         self._answered_again = self._withdrawn = self._refused = 0
 
@@ -103,7 +119,7 @@ class Ledger(Generic[RequestT]):
                 self._answered_again += 1
                 self._due.append(req_id)
             return "answered"
-        if len(self._open) >= self._max_open:
+        if len(self._open) + len(self._forgotten) >= self._max_open:
             self._refused += 1
             return "refused"
         return "new"
@@ -133,10 +149,11 @@ class Ledger(Generic[RequestT]):
 
     def reply(self, req_id: str, frame: ClientMsg, size: int) -> bool:
         """The user replied. False if the request is not open: withdrawn, or replied to before."""
-        if self._open.pop(req_id, None) is None:
+        request = self._open.pop(req_id, None)
+        if request is None:
             return False
         self._answered += 1
-        self._replies[req_id] = _Reply(frame, size)
+        self._replies[req_id] = _Reply(frame, size, request if self._receipts else None)
         self._bytes += size
         self._due.append(req_id)
         self._forget_oldest()
@@ -149,12 +166,40 @@ class Ledger(Generic[RequestT]):
             self._withdrawn += 1
         return request
 
-    def connected(self, *, redelivers: bool) -> None:
-        """There is a new socket; nothing was written to it yet."""
+    def receipt(self, req_id: str, accepted: bool, reason: str | None) -> Receipted[RequestT] | None:
+        """The server said what became of a reply; None if it is none of ours, or told before.
+
+        A reply that was sent again and is a ``duplicate`` counts: the first copy came through.
+        """
+        reply = self._replies.get(req_id)
+        if reply is None and req_id in self._forgotten:
+            request, offers = self._forgotten.pop(req_id)
+        elif reply is None or reply.request is None:
+            return None
+        else:
+            request, offers, reply.request = cast(RequestT, reply.request), reply.offers, None
+        accepted = accepted or (reason == "duplicate" and offers > 1)
+        return Receipted(request, None if accepted else reason or "refused")
+
+    def unreceipted(self) -> list[RequestT]:
+        """What was replied to without a word of the server about it so far."""
+        requests = [reply.request for reply in self._replies.values()]
+        kept = [cast(RequestT, request) for request in requests if request is not None]
+        return [*(request for request, _ in self._forgotten.values()), *kept]
+
+    def connected(self, *, redelivers: bool, receipts: bool = False) -> None:
+        """There is a new socket; nothing was written to it yet.
+
+        With ``receipts`` the server says of each reply what became of it: those without
+        one are sent again.
+        """
+        self._receipts = receipts
         for reply in self._replies.values():
             reply.queued = not reply.written
         written = [req_id for req_id, reply in self._replies.items() if reply.written]
         again = [] if redelivers else written[-self._sent_again :] if self._sent_again else []
+        if receipts:
+            again = [req_id for req_id in written if self._replies[req_id].request is not None]
         for req_id in again:
             self._replies[req_id].queued = True
         self._due = [req_id for req_id, reply in self._replies.items() if reply.queued]
@@ -162,7 +207,10 @@ class Ledger(Generic[RequestT]):
     def take(self) -> list[ClientMsg]:
         """The replies to write now, in the order in which they were given."""
         due, self._due = self._due, []
-        return [self._replies[req_id].frame for req_id in due if req_id in self._replies]
+        replies = [self._replies[req_id] for req_id in due if req_id in self._replies]
+        for reply in replies:
+            reply.offers += 1
+        return [reply.frame for reply in replies]
 
     def written(self, frames: Sequence[ClientMsg]) -> None:
         """The system has taken these."""
@@ -192,7 +240,13 @@ class Ledger(Generic[RequestT]):
 
     def _forget_oldest(self) -> None:
         while len(self._replies) > self._remembered or self._bytes > self._max_bytes:
-            oldest = next((key for key, reply in self._replies.items() if reply.written), None)
+            written = [key for key, reply in self._replies.items() if reply.written]
+            # One whose receipt has come is the least loss: it is never needed again.
+            receipted = (key for key in written if self._replies[key].request is None)
+            oldest = next(receipted, written[0] if written else None)
             if oldest is None:
                 return
-            self._bytes -= self._replies.pop(oldest).size
+            reply = self._replies.pop(oldest)
+            self._bytes -= reply.size
+            if reply.request is not None:
+                self._forgotten[oldest] = (cast(RequestT, reply.request), reply.offers)

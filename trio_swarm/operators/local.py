@@ -19,6 +19,8 @@ from trio_swarm.errors import ApprovalDenied, PeerGoneError
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Spawn, Worker
 from trio_swarm.limits import CLOSE_DEADLINE, EVENTS_BUFFERED
 from trio_swarm.operators.base import VERBS, AnySeat, WorkerResult
+from trio_swarm.operators.lineage import answering, identity, nesting
+from trio_swarm.operators.renewal import Renewable
 
 __all__ = ["LocalSeat"]
 
@@ -56,6 +58,7 @@ class LocalSeat(AnySeat):
             raise TypeError(f"{type(obj).__name__} is no operator: it has none of {', '.join(VERBS)}")
         self._obj = obj
         self._name = name or type(obj).__name__
+        self._identity = identity(self._name, f"local-{uuid.uuid4().hex}")
         self._emit = emit
         self._new_id = new_id
         self._notices: deque[HookAfter] = deque()
@@ -97,6 +100,11 @@ class LocalSeat(AnySeat):
         return self._name
 
     @property
+    def identity(self) -> str:
+        """See `AnySeat.identity`; the id is this seat's alone."""
+        return self._identity
+
+    @property
     def connected(self) -> bool:
         """Until the block is left."""
         return not self._gone
@@ -112,7 +120,7 @@ class LocalSeat(AnySeat):
             "ask",
             Ask(
                 req_id=self._req_id("ask"),
-                parent_req_id=parent_req_id,
+                **nesting(self.identity, parent_req_id),
                 task_id=task_id,
                 question=question,
                 deadline_ms=remaining_ms(),
@@ -125,7 +133,7 @@ class LocalSeat(AnySeat):
         """See `AnySeat.hook_before`."""
         frame = HookBefore(
             req_id=self._req_id("hb"),
-            parent_req_id=parent_req_id,
+            **nesting(self.identity, parent_req_id),
             task_id=task_id,
             agent=agent,
             attempt=attempt,
@@ -154,7 +162,7 @@ class LocalSeat(AnySeat):
         self._notices.append(
             HookAfter(
                 req_id=self._req_id("ha"),
-                parent_req_id=parent_req_id,
+                **nesting(self.identity, parent_req_id, waits=False),
                 task_id=task_id,
                 agent=agent,
                 attempt=attempt,
@@ -173,12 +181,13 @@ class LocalSeat(AnySeat):
         capability_token: str = "",
         worker_handle: str | None = None,
         worker: Worker | None = None,
+        credential: Renewable | None = None,
         parent_req_id: str | None = None,
     ) -> WorkerResult:
-        """See `AnySeat.spawn`."""
+        """See `AnySeat.spawn`; ``credential`` is of no use here, because nothing waits."""
         frame = Spawn(
             req_id=self._req_id("spawn"),
-            parent_req_id=parent_req_id,
+            **nesting(self.identity, parent_req_id),
             task_id=task_id,
             agent=agent,
             attempt=attempt,
@@ -191,15 +200,19 @@ class LocalSeat(AnySeat):
         result = await self._call("execute", frame)
         return result if isinstance(result, WorkerResult) else WorkerResult(result)
 
-    async def _call(self, verb: str, frame: object) -> Any:
+    async def _call(self, verb: str, frame: Ask | HookBefore | HookAfter | Spawn) -> Any:
         """Call the object's method; a checkpoint even where it is not async."""
         self._require(verb)
         await trio.lowlevel.checkpoint()
         return await self._run(verb, frame)
 
-    async def _run(self, verb: str, frame: object) -> Any:
-        result = getattr(self._obj, verb)(frame)
-        return await result if inspect.isawaitable(result) else result
+    async def _run(self, verb: str, frame: Ask | HookBefore | HookAfter | Spawn) -> Any:
+        # Nobody waits for what is done with a notice, so it is in nobody's way.
+        waited_for = not isinstance(frame, HookAfter)
+        lineage, who = (frame.lineage, self._identity) if waited_for else ((), None)
+        with answering(frame.req_id, lineage, who):
+            result = getattr(self._obj, verb)(frame)
+            return await result if inspect.isawaitable(result) else result
 
     def _require(self, verb: str) -> None:
         if self._gone:

@@ -1,38 +1,42 @@
-"""Who is logged in: sessions, their secrets and their exclusive roles.
-
-Every decision is made in one synchronous step: of two logins that want the same role,
-exactly one gets it (contract 1.3). A token is kept as its SHA-256 digest only, and compared
-in constant time.
-"""
+"""What an operator says of itself when it logs in, and the session that it gets."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
-import secrets
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, TypeVar
+import math
+import time
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import attrs
+import trio
 
-from trio_swarm.errors import BadTokenError, BusyError, Refused
+from trio_swarm.errors import BadTokenError, Refused
+from trio_swarm.operators.observed import Observed
 
 __all__ = [
-    "MAX_SESSIONS",
+    "ExpiredToken",
     "LoginRequest",
-    "Minted",
+    "Moment",
+    "Presented",
     "RolesTaken",
+    "SeatLike",
+    "SeatT",
     "Session",
-    "SessionTable",
     "UnknownSession",
     "bearer_of",
 ]
 
-T = TypeVar("T")
 
-MAX_SESSIONS: Final = 1024
-"""Sessions of one server. A login needs no token by contract, so that something must bound it."""
+class SeatLike(Protocol):
+    """What a session must know of its seat."""
+
+    @property
+    def connected(self) -> bool: ...
+
+
+SeatT = TypeVar("SeatT", bound=SeatLike)
 
 _MAX_ROLES: Final = 64
 _MAX_ROLE: Final = 256
@@ -50,6 +54,39 @@ class RolesTaken(Refused):
 
 class UnknownSession(Refused):
     """No session has that sid, or no longer."""
+
+
+class ExpiredToken(BadTokenError):
+    """The token was good once; its session expired."""
+
+
+@attrs.frozen
+class Moment:
+    """One point of time on both clocks: what is stored needs the one, what is waited for the other."""
+
+    wall: float
+    """Seconds since 1970. Survives a restart; jumps when the system's clock is set."""
+    at: float
+    """On ``trio.current_time()``'s clock."""
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(time.time(), trio.current_time())
+
+    def since(self, wall: float) -> Moment:
+        """The moment that long ago by the wall clock; not in the future, whatever that clock says."""
+        return Moment(wall, self.at - max(0.0, self.wall - wall))
+
+
+@attrs.frozen
+class Presented:
+    """A token as somebody presented it: only its digest is kept."""
+
+    digest: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, token: str) -> Presented:
+        return cls(hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest())
 
 
 @attrs.frozen
@@ -82,106 +119,57 @@ class LoginRequest:
 
 
 @attrs.define(eq=False)
-class Session(Generic[T]):
+class Session(Generic[SeatT]):
     """One operator that is logged in."""
 
     sid: str
-    roles: tuple[str, ...]
-    desc: str | None
-    capability_manifest: dict[str, Any] | None = attrs.field(repr=False)
-    seat: T
+    request: LoginRequest
+    """What it said of itself."""
+    seat: SeatT
     """What the owner of the table keeps for the session."""
-    _digest: bytes = attrs.field(repr=False)
+    joined_at: float
+    """When it logged in, in seconds since 1970."""
+    last_access: Moment
+    """When its operator last did something, or was there."""
+    digest: bytes = attrs.field(repr=False)
+    """SHA-256 of its token."""
+    seated: bool = False
+    """A socket came at least once."""
+    observed: Observed = attrs.field(factory=Observed, repr=False)
+    """The steps that addressed it, while this server lives."""
 
-    def opened_by(self, token: str) -> bool:
-        """``token`` is this session's; in constant time."""
-        return hmac.compare_digest(self._digest, _digest(token))
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names that no other session has while this one lives."""
+        return self.request.roles
 
+    @property
+    def desc(self) -> str | None:
+        """For people: what the operator is."""
+        return self.request.desc
 
-@attrs.frozen
-class Minted(Generic[T]):
-    """A new session, and its token: the only time that it is seen."""
+    @property
+    def capability_manifest(self) -> dict[str, Any] | None:
+        """What the operator says that it can do; opaque."""
+        return self.request.capability_manifest
 
-    session: Session[T]
-    token: str = attrs.field(repr=False)
+    def opened_by(self, presented: Presented) -> bool:
+        """That token is this session's; in constant time."""
+        return hmac.compare_digest(self.digest, presented.digest)
 
+    def expires(self, *, join_within: float, idle_within: float) -> float:
+        """When it ends if nothing happens before, on ``trio.current_time()``'s clock.
 
-class SessionTable(Generic[T]):
-    """The sessions of one server; ``make_seat(sid, request)`` makes what each holds."""
-
-    def __init__(
-        self,
-        make_seat: Callable[[str, LoginRequest], T],
-        *,
-        max_sessions: int = MAX_SESSIONS,
-        token_hex: Callable[[int], str] = secrets.token_hex,
-    ) -> None:
-        self._make_seat = make_seat
-        self._max_sessions = max_sessions
-        self._token_hex = token_hex
-        self._sessions: dict[str, Session[T]] = {}
-        self._holders: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def __iter__(self) -> Iterator[Session[T]]:
-        return iter(tuple(self._sessions.values()))
-
-    def mint(self, request: LoginRequest) -> Minted[T]:
-        """Log an operator in. Raises `RolesTaken` (nothing is reserved then) or `BusyError`."""
-        conflicts = [role for role in request.roles if role in self._holders]
-        if conflicts:
-            raise RolesTaken(conflicts)
-        if len(self._sessions) >= self._max_sessions:
-            raise BusyError(f"{self._max_sessions} sessions are open already")
-        sid = self._fresh_sid()
-        token = self._token_hex(16)
-        session = Session(
-            sid=sid,
-            roles=request.roles,
-            desc=request.desc,
-            capability_manifest=request.capability_manifest,
-            seat=self._make_seat(sid, request),
-            digest=_digest(token),
-        )
-        self._sessions[sid] = session
-        self._holders.update(dict.fromkeys(request.roles, sid))
-        return Minted(session, token)
-
-    def find(self, name: str) -> Session[T] | None:
-        """The session with that sid, or else the one that holds that role."""
-        return self._sessions.get(name) or self._sessions.get(self._holders.get(name, ""))
-
-    def open(self, sid: str, token: str) -> Session[T]:
-        """The session, for whoever has its token.
-
-        Raises `UnknownSession` and `BadTokenError`, in this order (contract 1.2).
+        ``join_within`` seconds after the last access where no socket ever came, ``idle_within``
+        after it otherwise; never while there is a socket.
         """
-        session = self._sessions.get(sid)
-        if session is None:
-            raise UnknownSession("unknown sid")
-        if not session.opened_by(token):
-            raise BadTokenError("token mismatch")
-        return session
-
-    def remove(self, sid: str) -> Session[T] | None:
-        """Log it out and free its roles; None if it is not there."""
-        session = self._sessions.pop(sid, None)
-        if session is not None:
-            for role in session.roles:
-                del self._holders[role]
-        return session
-
-    def _fresh_sid(self) -> str:
-        while True:
-            sid = f"S-{self._token_hex(8)}"
-            if sid not in self._sessions:
-                return sid
+        if self.seat.connected:
+            return math.inf
+        return self.last_access.at + (idle_within if self.seated else join_within)
 
 
 def bearer_of(values: tuple[str, ...]) -> str:
-    """The operator's token in the values of ``Authorization`` (contract 1.1).
+    """The operator's token in the values of ``Authorization`` (contract: operators 1.1).
 
     The scheme is exactly ``Bearer``, one space. Raises `BadTokenError`.
     """
@@ -189,8 +177,6 @@ def bearer_of(values: tuple[str, ...]) -> str:
         token = values[0].removeprefix("Bearer ").strip()
         if token and token.isascii():
             return token
+        del token
+    del values  # A traceback that shows variables must not show what may be a token all the same.
     raise BadTokenError("missing or empty Bearer token")
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import attrs
 import trio
 
+from trio_swarm.errors import PeerGoneError
 from trio_swarm.frames import ClientMsg
 from trio_swarm.frames.operator import (
     Answer,
@@ -19,12 +22,16 @@ from trio_swarm.frames.operator import (
     SpawnAck,
     SpawnHalt,
 )
+from trio_swarm.limits import MAX_LINEAGE
+from trio_swarm.operators.lineage import Answering, answering
 
 __all__ = [
     "AskRequest",
     "GateRequest",
     "OperatorItem",
     "OperatorRequest",
+    "ReplyRefused",
+    "Settled",
     "SpawnRequest",
     "Withdrawn",
     "request_for",
@@ -32,7 +39,26 @@ __all__ = [
 
 
 class _Desk(Protocol):
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def receipts(self) -> bool: ...
+
     def reply(self, frame: ClientMsg) -> bool: ...
+
+
+@attrs.frozen
+class Settled:
+    """What became of a reply; true if it counts."""
+
+    reason: str | None = None
+    """Why it does not count: ``late``, with what had settled the request before behind a colon
+    where the server says so (``late:deadline``, ``late:settled_by:alice``), ``duplicate``,
+    ``unknown`` or ``wrong_kind``."""
+
+    def __bool__(self) -> bool:
+        return self.reason is None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -54,10 +80,15 @@ class _Request:
     """The request while answering which the asker made this one."""
     deadline: float = math.inf
     """When the asker gives up, on ``trio.current_time()``'s clock."""
+    lineage: tuple[str, ...] = ()
+    """Who is being asked above this and waits for it, outermost first, as ``name#id``."""
     _desk: _Desk = attrs.field(repr=False)
     _replied: bool = attrs.field(default=False, init=False)
     _withdrawn: str | None = attrs.field(default=None, init=False)
     _seen: bool = attrs.field(default=False, init=False, repr=False)
+    _outcome: Settled | None = attrs.field(default=None, init=False, repr=False)
+    _over: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
+    _answering: list[Answering] = attrs.field(factory=list, init=False, repr=False)
 
     @property
     def withdrawn(self) -> str | None:
@@ -76,7 +107,51 @@ class _Request:
     def take_back(self, reason: str) -> bool:
         """The server withdrew it. False if the user has not seen it yet, and never will."""
         self._withdrawn = reason
+        self._end_answering()
         return self._seen
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """What is asked of any seat in the block, and in tasks started there, is asked for this.
+
+        Such a request names this one as its parent, tells who waits for it, and raises
+        `AskCycle` if it would go to one of those. As soon as there is a reply, or the server
+        has withdrawn the request, nobody waits, and what is asked then is no part of it.
+        """
+        with answering(self.req_id, self.lineage, self._desk.identity) as here:
+            here.over = self._replied or self._withdrawn is not None
+            self._answering.append(here)
+            try:
+                yield
+            finally:
+                self._answering.remove(here)
+
+    def _end_answering(self) -> None:
+        for here in self._answering:
+            here.over = True
+
+    async def settled(self) -> Settled:
+        """Wait until the server has said whether the reply counts; until the caller cancels.
+
+        Raises ``RuntimeError`` before a reply was given, and where the server gives no
+        receipts (`OperatorClient.receipts`); `PeerGoneError` when the session ended first.
+        """
+        await trio.lowlevel.checkpoint()
+        if not self._replied:
+            if self._withdrawn is None:
+                raise RuntimeError(f"request {self.req_id} was not replied to")
+            return Settled(f"late:{self._withdrawn}")
+        if not self._desk.receipts:
+            raise RuntimeError("this server gives no receipts")
+        await self._over.wait()
+        if self._outcome is None:
+            raise PeerGoneError("the session was over before the server had said if the reply counts")
+        return self._outcome
+
+    def settle(self, outcome: Settled | None) -> None:
+        """The server has said what became of the reply; None: it never will."""
+        self._outcome = outcome
+        self._over.set()
 
     def _reply(self, frame: ClientMsg) -> bool:
         if self._replied:
@@ -85,6 +160,7 @@ class _Request:
             return False
         accepted = self._desk.reply(frame)
         self._replied = accepted
+        self._end_answering()
         return accepted
 
 
@@ -151,6 +227,20 @@ class SpawnRequest(_Request):
 
 
 @attrs.frozen
+class ReplyRefused:
+    """The server did not take a reply: it changed nothing. Only from servers with receipts."""
+
+    request: AskRequest | GateRequest | SpawnRequest
+    reason: str
+    """As in `Settled`."""
+
+    @property
+    def req_id(self) -> str:
+        """The id of the request."""
+        return self.request.req_id
+
+
+@attrs.frozen
 class Withdrawn:
     """The server took back a request that was shown before; a reply has no effect any more."""
 
@@ -167,19 +257,21 @@ class Withdrawn:
 OperatorRequest: TypeAlias = AskRequest | GateRequest | SpawnRequest
 """What wants a reply."""
 
-OperatorItem: TypeAlias = OperatorRequest | HookAfter | Withdrawn
+OperatorItem: TypeAlias = OperatorRequest | HookAfter | Withdrawn | ReplyRefused
 """What an operator is shown: requests, and notices that nothing answers."""
 
 
 def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest:
     """What the user is shown of ``frame``."""
     deadline = deadline_of(frame)
+    lineage = frame.lineage[: MAX_LINEAGE + 1]  # One more than may be: nothing can be nested below.
     if isinstance(frame, Ask):
         return AskRequest(
             req_id=frame.req_id,
             task_id=frame.task_id,
             parent_req_id=frame.parent_req_id,
             deadline=deadline,
+            lineage=lineage,
             desk=desk,
             question=frame.question,
         )
@@ -189,6 +281,7 @@ def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest
             task_id=frame.task_id,
             parent_req_id=frame.parent_req_id,
             deadline=deadline,
+            lineage=lineage,
             desk=desk,
             agent=frame.agent,
             attempt=frame.attempt,
@@ -198,6 +291,7 @@ def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest
         task_id=frame.task_id,
         parent_req_id=frame.parent_req_id,
         deadline=deadline,
+        lineage=lineage,
         desk=desk,
         agent=frame.agent,
         attempt=frame.attempt,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 import trio
 
-from trio_swarm._io.calls import ReplyStatistics, ReplyTable, Stray
+from trio_swarm._io.calls import ReplyStatistics
 from trio_swarm._io.link import Malformed, open_link
 from trio_swarm._io.transport import Transport
 from trio_swarm._state.seat import Due, Phase, SeatGone, SeatMachine, SeatStatistics
@@ -34,8 +35,11 @@ from trio_swarm.frames.operator import (
     Withdraw,
     Worker,
 )
-from trio_swarm.limits import EVENTS_BUFFERED, MAX_PENDING
+from trio_swarm.limits import EVENTS_BUFFERED, MALFORMED_PER_MINUTE, MAX_PENDING
 from trio_swarm.operators.base import VERBS, AnySeat, WorkerResult
+from trio_swarm.operators.intake import Intake, Receipts
+from trio_swarm.operators.lineage import nesting, withdrawal_reason
+from trio_swarm.operators.renewal import Renewable, Renewals
 from trio_swarm.operators.sockets import SeatSocket
 
 __all__ = ["REPLACED", "OperatorStatistics", "Seat"]
@@ -46,8 +50,7 @@ REPLACED: Final = 4001
 Emit: TypeAlias = Callable[[str, Mapping[str, object]], None]
 ReplyT = TypeVar("ReplyT")
 
-_ID_SHOWN: Final = 200
-"""Of an id that a peer chose, so much goes into an event."""
+_TOO_MALFORMED: Final = (1008, "too many messages that are no frames")
 _REJECTED: Final = "the operator rejected it and gave no reason"
 
 
@@ -91,6 +94,7 @@ class Seat(AnySeat):
         emit: Emit,
         max_pending: int = MAX_PENDING,
         max_notices: int = EVENTS_BUFFERED,
+        max_malformed: int = MALFORMED_PER_MINUTE,
         new_id: Callable[[], object] = uuid.uuid4,
     ) -> None:
         self._sid = sid
@@ -101,12 +105,15 @@ class Seat(AnySeat):
         self._emit = emit
         self._new_id = new_id
         self._machine = SeatMachine(max_notices=max_notices)
-        self._replies = ReplyTable[Any](max_pending=max_pending, on_stray=self._stray)
+        self._intake = Intake(
+            sid, self._machine, emit=emit, max_pending=max_pending, max_malformed=max_malformed
+        )
+        self._renewals = Renewals(sid, self._machine, emit)
+        self._replies = self._intake.replies
         self._numbers = count(1)
         self._open: dict[int, SeatSocket] = {}
         self._due = trio.lowlevel.ParkingLot()
         self._changed = trio.lowlevel.ParkingLot()
-        self._malformed = 0
         self._away_since = trio.current_time()
 
     def __repr__(self) -> str:
@@ -163,7 +170,7 @@ class Seat(AnySeat):
             connected=self.connected,
             delivery=self._machine.statistics(),
             replies=self._replies.statistics(),
-            malformed=self._malformed,
+            malformed=self._intake.malformed,
         )
 
     # -- the four verbs ----------------------------------------------------------------
@@ -171,7 +178,10 @@ class Seat(AnySeat):
     async def ask(self, question: Any, *, task_id: str, parent_req_id: str | None = None) -> Any:
         """See `AnySeat.ask`."""
         frame = Ask(
-            req_id=self._req_id("ask"), parent_req_id=parent_req_id, task_id=task_id, question=question
+            req_id=self._req_id("ask"),
+            **nesting(self.identity, parent_req_id),
+            task_id=task_id,
+            question=question,
         )
         return (await self._exchange(frame, Answer)).value
 
@@ -181,7 +191,7 @@ class Seat(AnySeat):
         """See `AnySeat.hook_before`."""
         frame = HookBefore(
             req_id=self._req_id("hb"),
-            parent_req_id=parent_req_id,
+            **nesting(self.identity, parent_req_id),
             task_id=task_id,
             agent=agent,
             attempt=attempt,
@@ -197,15 +207,13 @@ class Seat(AnySeat):
         """See `AnySeat.hook_after`. Raises `FrameError` for a result that is no JSON."""
         frame = HookAfter(
             req_id=self._req_id("ha"),
-            parent_req_id=parent_req_id,
+            **nesting(self.identity, parent_req_id, waits=False),
             task_id=task_id,
             agent=agent,
             attempt=attempt,
             result=result,
         )
-        encode(frame)
-        dropped = self._machine.notify(frame)
-        if dropped is not None:
+        for dropped in self._machine.notify(frame, size=len(encode(frame))):
             self._notice_dropped(dropped.req_id)
         self._due.unpark_all()
 
@@ -219,12 +227,13 @@ class Seat(AnySeat):
         capability_token: str = "",
         worker_handle: str | None = None,
         worker: Worker | None = None,
+        credential: Renewable | None = None,
         parent_req_id: str | None = None,
     ) -> WorkerResult:
         """See `AnySeat.spawn`."""
         frame = Spawn(
             req_id=self._req_id("spawn"),
-            parent_req_id=parent_req_id,
+            **nesting(self.identity, parent_req_id),
             task_id=task_id,
             agent=agent,
             attempt=attempt,
@@ -233,26 +242,31 @@ class Seat(AnySeat):
             worker=worker,
             directive=directive,
         )
-        return _result_of(await self._exchange(frame, SpawnAck, SpawnHalt))
+        with self._renewals.holding(frame.req_id, credential):
+            return _result_of(await self._exchange(frame, SpawnAck, SpawnHalt))
 
     # -- sockets -----------------------------------------------------------------------
 
-    async def serve(self, transport: Transport) -> None:
+    async def serve(self, transport: Transport, *, receipts: bool = False) -> None:
         """Be at this end of one WebSocket until it ends; it replaces an older one.
 
         What the peer does ends the socket, never the seat. If the session is over already,
-        the socket is closed at once.
+        the socket is closed at once. With ``receipts`` each reply that comes on it is
+        answered by a `Receipt`.
         """
+        number = next(self._numbers)
         async with open_link(transport, ClientMsg, name=self._sid) as link:
             socket = SeatSocket(
-                next(self._numbers),
+                number,
                 link,
                 transport,
                 self._machine,
                 self._due,
-                self._received,
+                partial(self._received, number),
                 self._cannot_be_sent,
+                self._renewals.fresh,
             )
+            socket.receipts = Receipts() if receipts else None
             try:
                 self._attach(socket)
             except SeatGone as gone:
@@ -283,13 +297,14 @@ class Seat(AnySeat):
     def close(self, reason: str, *, code: int = 1000) -> int:
         """End the session: every wait fails now, the socket is closed. Says how many waits.
 
-        Idempotent. Does not wait for the socket.
+        Idempotent. Does not wait for the socket, which takes the notices that are queued first.
         """
         if self.gone:
             return 0
+        last = self._machine.unwritten()
         attached = self._machine.close(reason)
         if attached is not None:
-            self._open[attached].part(code, reason)
+            self._open[attached].part(code, reason, last)
         self._changed.unpark_all()
         return self._replies.fail_all(PeerGoneError(reason))
 
@@ -310,13 +325,14 @@ class Seat(AnySeat):
             self._away_since = trio.current_time()
             self._emit("operator_away", {"sid": self._sid, "name": self.name})
 
-    def _received(self, item: ClientMsg | Malformed) -> None:
-        if isinstance(item, Malformed):
-            # Dropped without a word, by contract (2.10): the socket stays open.
-            self._malformed += 1
-            return
-        if self._replies.resolve(item.req_id, item) == "accepted":
-            self._machine.settle(item.req_id)
+    def _received(self, number: int, item: ClientMsg | Malformed) -> None:
+        socket = self._open.get(number)  # None when it was parted from.
+        fine = self._intake.take(item, None if socket is None else socket.receipts)
+        if socket is not None and not fine and socket.farewell is None:
+            self._emit("operator_malformed", {"sid": self._sid, "name": self.name})
+            socket.part(*_TOO_MALFORMED)
+        if socket is not None and socket.receipts is not None:
+            self._due.unpark_all()
 
     def _cannot_be_sent(self, due: Due, error: FrameError) -> None:
         """Tell the asker, and never try again: the next socket would fare no better."""
@@ -336,7 +352,8 @@ class Seat(AnySeat):
         until = trio.current_effective_deadline()
         with self._replies.expect(frame.req_id, (*kinds, _Unsendable)) as waiter:
             try:
-                self._machine.request(frame, until=until)
+                good_for = self._renewals.good_for(frame.req_id)
+                self._machine.request(frame, until=until, good_for=good_for)
             except SeatGone as gone:
                 raise PeerGoneError(gone.reason) from None
             self._due.unpark_all()
@@ -352,26 +369,17 @@ class Seat(AnySeat):
 
     def _give_up(self, req_id: str, until: float) -> None:
         """Withdraw the request, unless it is settled."""
-        reason = "deadline" if trio.current_time() >= until else "cancelled"
+        by_itself = "deadline" if trio.current_time() >= until else "cancelled"
+        reason = withdrawal_reason() or by_itself
         given_up = self._machine.withdraw(req_id, Withdraw(req_id=req_id, reason=reason))
         if given_up is not None:
+            self._intake.given_up(req_id, reason)
             if given_up.dropped is not None:
                 self._notice_dropped(given_up.dropped.req_id)
             self._due.unpark_all()
 
     def _notice_dropped(self, req_id: str) -> None:
         self._emit("notice_dropped", {"sid": self._sid, "req_id": req_id})
-
-    def _stray(self, stray: Stray) -> None:
-        self._emit(
-            "reply_stray",
-            {
-                "sid": self._sid,
-                "req_id": stray.req_id[:_ID_SHOWN],
-                "verdict": stray.verdict,
-                "kind": stray.kind,
-            },
-        )
 
     def _req_id(self, verb: str) -> str:
         return f"{self._sid}-{verb}-{self._new_id()}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +17,13 @@ from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
 from trio_swarm._io.http import FrontLimits, serve_http
 from trio_swarm._io.http_routes import Route, RouteTable, UpgradeRoute
+from trio_swarm._io.session_db import SessionDB, open_session_db
 from trio_swarm._state.policy import EdgePolicy, loopback_hosts
+from trio_swarm.errors import StoreError
 from trio_swarm.limits import (
     CLOSE_DEADLINE,
     EVENTS_BUFFERED,
+    MALFORMED_PER_MINUTE,
     MAX_CONNECTIONS,
     MAX_FRAME,
     MAX_PENDING,
@@ -26,14 +31,20 @@ from trio_swarm.limits import (
     PING_EVERY,
 )
 from trio_swarm.operators.api import OperatorApi
-from trio_swarm.operators.expiry import IDLE_WITHIN, JOIN_WITHIN, Expiry
-from trio_swarm.operators.login import LoginRequest, Session, SessionTable
+from trio_swarm.operators.expiry import SWEEP_EVERY, Expiry
+from trio_swarm.operators.listing import ListingApi
+from trio_swarm.operators.login import LoginRequest, Presented, Session
 from trio_swarm.operators.seat import OperatorStatistics, Seat
+from trio_swarm.operators.sessions import IDLE_WITHIN, JOIN_WITHIN, Sessions
+from trio_swarm.operators.table import MAX_SESSIONS, SessionTable
 
 __all__ = ["OperatorServer", "ServerStatistics", "serve_operators"]
 
-_GOING_AWAY: Final = 1001
+_log: Final = logging.getLogger("trio_swarm.operators")
+
+_NORMAL, _GOING_AWAY = 1000, 1001
 _NEW_DEADLINE: Final = frozenset({"operator_joined", "operator_away"})
+_SOCKETS: Final = frozenset({"operator_connected", "operator_back", "operator_away"})
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 
@@ -57,18 +68,22 @@ class OperatorServer:
 
     url: str
     """Where it listens, as ``http://127.0.0.1:7777``."""
-    _sessions: SessionTable[Seat] = attrs.field(repr=False)
-    _emit: Callable[[str, Mapping[str, object]], None] = attrs.field(repr=False)
-    _changed: trio.lowlevel.ParkingLot = attrs.field(repr=False)
+    _tell: Callable[[str, Mapping[str, object]], None] = attrs.field(repr=False)
+    """The host's sink for events."""
+    _table: SessionTable[Seat] = attrs.field(init=False, repr=False)
+    _sessions: Sessions = attrs.field(init=False, repr=False)
+    _expiry: Expiry = attrs.field(init=False, repr=False)
+    _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _redelivered_before: int = attrs.field(default=0, repr=False)
+    _leaving: bool = attrs.field(default=False, repr=False)
 
     def seats(self) -> tuple[Seat, ...]:
         """All seats, connected or not, in the order of their logins."""
-        return tuple(session.seat for session in self._sessions)
+        return tuple(session.seat for session in self._table)
 
     def seat(self, name: str) -> Seat:
         """The seat with that sid, or else of that role. ``KeyError`` where there is none."""
-        session = self._sessions.find(name)
+        session = self._table.find(name)
         if session is None:
             raise KeyError(name)
         return session.seat
@@ -77,7 +92,7 @@ class OperatorServer:
         """Wait until an operator is connected: that one (a sid or a role), or just any."""
         await trio.lowlevel.checkpoint()
         while True:
-            for session in self._sessions:
+            for session in self._table:
                 wanted = name is None or name == session.sid or name in session.roles
                 if wanted and session.seat.connected:
                     return session.seat
@@ -90,13 +105,27 @@ class OperatorServer:
         """
         await self.seat(name).disconnect()
 
-    def remove(self, name: str, reason: str = "the session was ended by the server") -> bool:
-        """End a session. Its waits fail, its socket is closed. False if there is none."""
-        session = self._sessions.find(name)
+    async def remove(self, name: str, reason: str = "the session was ended by the server") -> bool:
+        """End a session. Its waits fail, its socket is closed. False if there is none.
+
+        Raises `StoreError` where its row cannot be deleted: the session is as it was then. When
+        cancelled it is as it was, or ended.
+        """
+        session = self._table.find(name)
         if session is None:
+            await trio.lowlevel.checkpoint()
             return False
-        self._end(session, reason)
-        return True
+        return await self._sessions.end(session, reason)
+
+    async def admits(self, token: str) -> bool:
+        """That is the token of an operator whose session lives; its idle time begins anew then."""
+        return await self._sessions.admits(Presented.of(token))
+
+    def observe(self, sid: str, entry: Mapping[str, Any]) -> None:
+        """Note in the session of that sid, if there is one here, what was given to it to do."""
+        session = self._table.find(sid)
+        if session is not None and session.sid == sid:
+            session.observed.add(entry)
 
     def statistics(self) -> ServerStatistics:
         """Counts so far."""
@@ -108,20 +137,37 @@ class OperatorServer:
             seats=seats,
         )
 
+    def _emit(self, kind: str, data: Mapping[str, object]) -> None:
+        """What happens to the seats comes by here."""
+        self._changed.unpark_all()
+        if kind in _SOCKETS:
+            self._sessions.seated(str(data["sid"]))
+        if kind == "operator_connected":
+            self._expiry.write_soon()
+        if kind in _NEW_DEADLINE:
+            self._expiry.check()
+        self._tell(kind, data)
+
     def _joined(self, session: Session[Seat]) -> None:
         self._emit("operator_joined", {**_about(session), "roles": list(session.roles)})
 
-    def _end(self, session: Session[Seat], reason: str, *, code: int = 1000) -> None:
-        """Log a session out: in one step, so that no connect can come between."""
-        if self._sessions.remove(session.sid) is None:
-            return
+    def _ended(self, session: Session[Seat], reason: str) -> None:
+        """A session left the table: in the same step, so that no connect can come between."""
         self._redelivered_before += session.seat.statistics().redelivered
-        failed = session.seat.close(reason, code=code)
+        failed = session.seat.close(reason, code=_GOING_AWAY if self._leaving else _NORMAL)
         self._emit("operator_left", {**_about(session), "reason": reason, "failed": failed})
 
-    def _end_all(self, reason: str) -> None:
-        for session in self._sessions:
-            self._end(session, reason, code=_GOING_AWAY)
+    async def _note_accesses(self) -> None:
+        try:
+            await self._sessions.write_accesses()
+        except StoreError as error:
+            _log.warning("when the sessions were last accessed could not be noted: %s", error)
+
+    def _leave(self) -> None:
+        """End every session here; those that are stored are there again for the next server."""
+        self._leaving = True
+        for session in self._table:
+            self._sessions.forget(session, "the server is going away")
 
 
 @asynccontextmanager
@@ -134,17 +180,22 @@ async def serve_operators(
     allowed_origins: Iterable[str] = (),
     allowed_hosts: Iterable[str] = (),
     routes: Iterable[Route | UpgradeRoute] = (),
+    state: str | os.PathLike[str] | None = None,
+    running_runs: Callable[[], int] | None = None,
+    max_sessions: int = MAX_SESSIONS,
     max_pending: int = MAX_PENDING,
     max_notices: int = EVENTS_BUFFERED,
+    max_malformed: int = MALFORMED_PER_MINUTE,
     max_connections: int = MAX_CONNECTIONS,
     max_frame: int = MAX_FRAME,
     ping_every: float = PING_EVERY,
     silence: float = PEER_SILENCE,
     join_within: float = JOIN_WITHIN,
     idle_within: float = IDLE_WITHIN,
+    sweep_every: float = SWEEP_EVERY,
     limits: FrontLimits | None = None,
 ) -> AsyncIterator[OperatorServer]:
-    """Let operators log in over HTTP and take their seats over WebSocket (contract 1, 2, 3).
+    """Let operators log in over HTTP and take their seats over WebSocket (contract: operators 1, 2, 3).
 
     Args:
         listeners: serve these instead of ``bind`` and ``port``; they are closed at the end.
@@ -152,72 +203,96 @@ async def serve_operators(
         allowed_origins: browsers may come from these (``https://app.example``); else from nowhere.
         allowed_hosts: names beside loopback's and ``bind`` under which the server is reached.
         routes: endpoints of others on the same port.
+        state: a directory that keeps the sessions, so that the next server has them again: the same
+            sids and tokens, disconnected. Requests that wait are not kept: who made them is gone too.
+        running_runs: how many tasks are running now, for ``GET /v1/status``.
+        max_sessions: logged in at a time; a login beyond is answered 503.
         max_pending: requests that wait for one operator; more raise `BusyError`.
         max_notices: ``hook_after`` notices kept for one operator that is away or slow.
+        max_malformed: messages of one operator within a minute that are no frames; beyond, its
+            socket is closed with code 1008, and its session stays.
+        max_connections: open at a time; a further one is hung up on.
+        max_frame: bytes of one message of an operator; a larger one closes its socket.
         ping_every: seconds between two pings to each operator.
         silence: seconds of total silence after which a socket counts as dead.
         join_within: a session ends by itself when no socket came for so many seconds after
-            its login; ``math.inf`` for never.
+            its login, or its last request over HTTP; ``math.inf`` for never.
         idle_within: the same for seconds since its last socket was lost.
+        sweep_every: seconds between two looks for such sessions beside their own deadlines; 0 for
+            never: a session is judged only when it is asked for then.
+        limits: deadlines and sizes of the HTTP front, `trio_swarm._io.http.FrontLimits`.
 
-    Leaving ends every session: what still waits raises `PeerGoneError`, sockets are closed
-    with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once. Raises
-    ``OSError`` if it cannot listen, and ``ValueError`` for a route that is there already; the
-    listeners are closed then too.
+    Leaving ends every session, but for the rows in ``state``: what still waits raises `PeerGoneError`,
+    sockets are closed with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once.
+    Raises ``OSError`` if it cannot listen, ``ValueError`` for a route that is there already, and
+    `StoreError` if it cannot use ``state``; the listeners are closed then too.
     """
-    changed = trio.lowlevel.ParkingLot()
+    given = tuple(listeners or ())
+    async with _closed_on_error(given), _store_of(state) as store:
+        bound = given or tuple(await trio.open_tcp_listeners(port, host=bind))
+        async with _closed_on_error(bound):
+            server = OperatorServer(_url_of(bound), host.emit)
+            make_seat = partial(_make_seat, server._emit, max_pending, max_notices, max_malformed)
+            server._table = SessionTable(make_seat, max_sessions=max_sessions)
+            server._sessions = Sessions(
+                server._table, store, server._ended, server._emit, join_within, idle_within
+            )
+            server._expiry = Expiry(server._sessions, sweep_every)
+            socket_options = {"ping_every": ping_every, "silence": silence, "max_message": max_frame}
+            api = OperatorApi(server._sessions, server._joined, socket_options)
+            listing = ListingApi(server._sessions, server._expiry, running_runs)
+            serve = partial(
+                serve_http,
+                bound,
+                RouteTable([*api.routes(), *listing.routes(), *routes]),
+                policy=EdgePolicy(_hosts_of(bound, allowed_hosts), frozenset(allowed_origins)),
+                limits=limits,
+                max_connections=max_connections,
+                name="operators",
+                on_error=partial(_connection_error, server._emit),
+            )
+            await server._sessions.restore()
+        with collapse():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve)
+                nursery.start_soon(server._expiry.run_sweeps)
+                nursery.start_soon(server._expiry.run_writes)
+                try:
+                    yield server
+                finally:
+                    with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                        await server._note_accesses()
+                    server._leave()
+                with trio.move_on_after(CLOSE_DEADLINE):
+                    await api.wait_no_sockets()
+                nursery.cancel_scope.cancel()
 
-    def emit(kind: str, data: Mapping[str, object]) -> None:
-        changed.unpark_all()
-        if kind in _NEW_DEADLINE:
-            expiry.check()
-        host.emit(kind, data)
 
-    def make_seat(sid: str, request: LoginRequest) -> Seat:
-        return Seat(
-            sid,
-            roles=request.roles,
-            desc=request.desc,
-            emit=emit,
-            max_pending=max_pending,
-            max_notices=max_notices,
-        )
+def _make_seat(
+    emit: Callable[[str, Mapping[str, object]], None],
+    max_pending: int,
+    max_notices: int,
+    max_malformed: int,
+    sid: str,
+    request: LoginRequest,
+) -> Seat:
+    return Seat(
+        sid,
+        roles=request.roles,
+        desc=request.desc,
+        emit=emit,
+        max_pending=max_pending,
+        max_notices=max_notices,
+        max_malformed=max_malformed,
+    )
 
-    if listeners is None:
-        listeners = await trio.open_tcp_listeners(port, host=bind)
-    async with _closed_on_error(listeners):
-        sessions = SessionTable(make_seat)
-        server = OperatorServer(_url_of(listeners), sessions, emit, changed)
-        expiry = Expiry(sessions, server._end, join_within, idle_within)
-        api = OperatorApi(
-            sessions,
-            joined=server._joined,
-            leave=server._end,
-            socket_options={"ping_every": ping_every, "silence": silence, "max_message": max_frame},
-        )
-        serve = partial(
-            serve_http,
-            listeners,
-            RouteTable([*api.routes(), *routes]),
-            policy=EdgePolicy(_hosts_of(listeners, allowed_hosts), frozenset(allowed_origins)),
-            limits=limits,
-            max_connections=max_connections,
-            name="operators",
-            on_error=lambda name, error: emit(
-                "connection_error", {"name": name, "error": type(error).__name__}
-            ),
-        )
-    with collapse():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve)
-            nursery.start_soon(expiry.run)
-            try:
-                yield server
-            finally:
-                server._end_all("the server is going away")
-            with trio.move_on_after(CLOSE_DEADLINE):
-                await api.wait_no_sockets()
-            nursery.cancel_scope.cancel()
+
+def _connection_error(emit: Callable[[str, Mapping[str, object]], None], name: str, error: Exception) -> None:
+    emit("connection_error", {"name": name, "error": type(error).__name__})
+
+
+def _store_of(state: str | os.PathLike[str] | None) -> AbstractAsyncContextManager[SessionDB | None]:
+    return nullcontext() if state is None else open_session_db(state)
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import attrs
 import trio
@@ -12,6 +13,8 @@ from trio_swarm._io.transport import Transport
 from trio_swarm._state.seat import Due, SeatMachine
 from trio_swarm.errors import FrameError, PeerError
 from trio_swarm.frames import ClientMsg
+from trio_swarm.limits import CLOSE_DEADLINE
+from trio_swarm.operators.intake import Receipts
 
 __all__ = ["SeatSocket"]
 
@@ -32,13 +35,20 @@ class SeatSocket:
     _received: Callable[[ClientMsg | Malformed], None]
     """Gets each message that comes; must not raise."""
     _cannot_be_sent: Callable[[Due, FrameError], None]
+    _fresh: Callable[[Due], Due]
+    """What to write in its place, at the last moment."""
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    receipts: Receipts | None = None
+    """What the peer is told of its replies, if it asked for that."""
     farewell: tuple[int, str] | None = None
     """Close code and reason, when this end wants it closed."""
+    _queued: set[int] = attrs.field(factory=set)
+    """Notices that the link has, and that are not known to be written."""
+    _last: Sequence[Due] = ()
 
-    def part(self, code: int, reason: str) -> None:
-        """End it, with a close frame that says why."""
-        self.farewell = (code, reason)
+    def part(self, code: int, reason: str, last: Sequence[Due] = ()) -> None:
+        """End it, with a close frame that says why; the notices ``last`` are written before."""
+        self.farewell, self._last = (code, reason), last
         self._scope.cancel()
 
     async def cut(self) -> None:
@@ -59,12 +69,18 @@ class SeatSocket:
         self._take_arrived()
 
     async def say_farewell(self, *, listening: bool) -> None:
-        """Close the link with the farewell, if there is one; at most twice ``CLOSE_DEADLINE``.
+        """Close the link with the farewell, if there is one; at most thrice ``CLOSE_DEADLINE``.
 
         ``listening`` passes on what the peer sends until it has seen that it was parted from.
         """
-        if self.farewell is not None:
-            await self._link.aclose(*self.farewell, hear=self._received if listening else None)
+        if self.farewell is None:
+            return
+        with trio.move_on_after(CLOSE_DEADLINE), suppress(*_GONE):
+            for due in self._last:
+                if due.order not in self._queued:
+                    with suppress(FrameError):
+                        await self._link.send(due.frame)
+        await self._link.aclose(*self.farewell, hear=self._received if listening else None)
 
     def _take_arrived(self) -> None:
         for item in self._link.take_arrived():
@@ -74,25 +90,36 @@ class SeatSocket:
         try:
             while True:
                 dues = self._machine.take(self.number, trio.current_time())
+                receipts = await self._write_receipts()
                 if dues:
                     await self._write(dues)
-                else:
+                elif not receipts:
                     await self._due.park()
         except _GONE:
             return  # The reader has the last word: what the peer said before it went counts.
+
+    async def _write_receipts(self) -> bool:
+        """Those that wait now; without a checkpoint if there are none."""
+        receipts = [] if self.receipts is None else self.receipts.take()
+        for receipt in receipts:
+            await self._link.send(receipt)
+        return bool(receipts)
 
     async def _write(self, dues: list[Due]) -> None:
         for due in dues:
             if not self._machine.wanted(due):
                 continue
             try:
-                await self._link.send(due.frame)
+                await self._link.send(self._fresh(due).frame)
             except FrameError as error:
                 self._cannot_be_sent(due, error)
-        if any(due.notice for due in dues):
+            if due.notice:
+                self._queued.add(due.order)
+        if self._queued:
             # A notice is given up only when it is on its way: nothing will answer it.
             await self._link.flush()
             self._machine.written(dues)
+            self._queued.clear()
 
     async def _read_all(self) -> None:
         try:

@@ -266,7 +266,7 @@ async def connect_worker(
 
     A worker that is not there yet is waited for: its socket is tried every *poll* seconds
     for *wait* seconds (C4), or until *gone* says how its process ended. Its handshake answer
-    has *handshake* seconds.
+    has *handshake* seconds. (A sub-agent that does a step: `trio_swarm.workers.connect_worker`.)
 
     Raises:
         SpawnError: nobody listened in time, or the process ended before it did.

@@ -126,6 +126,7 @@ class Pool:
         )
 
     def statistics(self) -> PoolStatistics:
+        """Counts, as they are now."""
         workers = self._upkeep.workers.values()
         return PoolStatistics(
             size=self.size,

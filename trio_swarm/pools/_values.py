@@ -50,6 +50,8 @@ class WorkerInfo:
 
 @attrs.frozen
 class PoolStatistics:
+    """Counts of a pool, now and since it was opened."""
+
     size: int
     """Workers that there should be."""
     idle: int

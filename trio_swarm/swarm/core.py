@@ -4,7 +4,7 @@ Who owns what::
 
     open_swarm
     ├── signal watcher                only if stop_signals were given; to the very end
-    ├── runtime directory (0700)      removed last; by the warden if this process is killed
+    ├── two directories (0700)        removed last; by the warden if this process is killed
     ├── warden process                parent and reaper of every other process
     │   └── all processes of the swarm, and whatever they leave behind
     └── nursery
@@ -18,12 +18,11 @@ the block.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
@@ -31,48 +30,33 @@ from attrs import field
 
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
-from trio_swarm._io.process import ManagedProcess, ProcessReport, open_warden
-from trio_swarm._io.runtime import make_private, private_dir
+from trio_swarm._io.process import ManagedProcess
 from trio_swarm._io.target import Target
 from trio_swarm.children import Child, open_child
-from trio_swarm.errors import Terminated
+from trio_swarm.frames.operator import Worker
 from trio_swarm.frames.pod import ScopeRule
 from trio_swarm.frames.record import Executor
-from trio_swarm.limits import EVENTS_BUFFERED, TERM_GRACE
-from trio_swarm.operators import LocalSeat, OperatorServer, serve_operators
+from trio_swarm.limits import EVENTS_BUFFERED, RESULT_GRACE, TERM_GRACE, WORKER_TOKEN_TTL
+from trio_swarm.operators import AnySeat, LocalSeat, OperatorServer, WorkerResult
+from trio_swarm.operators.approvals import ApprovalPolicy
+from trio_swarm.operators.directive import DirectiveContext
 from trio_swarm.pods import Pod, open_pod
 from trio_swarm.pools import Pool, open_pool
+from trio_swarm.swarm.dispatch import Dispatcher
 from trio_swarm.swarm.events import EventHub, Overflow, Subscription
+from trio_swarm.swarm.holding import Holdings
+from trio_swarm.swarm.places import open_places
+from trio_swarm.swarm.report import SwarmReport
+from trio_swarm.swarm.serving import Serving, serve
+from trio_swarm.swarm.signals import stopped_by
+from trio_swarm.swarm.steps import Execute, OperatorBinding, RetryPolicy
+from trio_swarm.workers import TaskBoard
 
 __all__ = ["Swarm", "SwarmReport", "open_swarm"]
 
 T = TypeVar("T")
 
-
-@attrs.frozen
-class SwarmReport:
-    """What became of the swarm's processes."""
-
-    name: str
-    seconds: float
-    """Since the block was entered."""
-    processes: tuple[ProcessReport, ...]
-    """A receipt for each process that has ended, strays included, in the order of their ends."""
-    survivors: tuple[int, ...]
-    """Pids of processes of the swarm that are there now, as the system tells, not as we remember:
-    those at work while the block is open, none after it."""
-
-
-@attrs.define(eq=False)
-class _Hold:
-    """One started thing: told to end by one event, has ended by the other."""
-
-    leave: trio.Event = field(factory=trio.Event)
-    gone: trio.Event = field(factory=trio.Event)
-
-    async def end(self) -> None:
-        self.leave.set()
-        await self.gone.wait()
+_ENDING = "the swarm is ending"
 
 
 @attrs.define(eq=False)
@@ -84,14 +68,22 @@ class Swarm:
 
     name: str
     _host: Host = field(repr=False)
-    _nursery: trio.Nursery = field(repr=False)
+    _holdings: Holdings = field(repr=False)
     _hub: EventHub = field(repr=False)
     _opened: float = field(repr=False)
-    _held: dict[int, _Hold] = field(factory=dict, repr=False)
+    _token_ttl: float = field(repr=False)
+    _spool: Path = field(repr=False)
     _seats: dict[str, LocalSeat | None] = field(factory=dict, repr=False)
     """None while one is being seated: its name is taken already."""
     _over: bool = field(default=False, repr=False)
     """The block has been left."""
+    _serving: Serving = field(init=False, repr=False)
+    _dispatcher: Dispatcher = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._serving = Serving(lambda: [seat for seat in self._seats.values() if seat is not None])
+        board = TaskBoard(emit=self._hub.emit, token_ttl=self._token_ttl, spool=lambda: self._spool)
+        self._dispatcher = Dispatcher(board, self._serving, self._hub.emit)
 
     @property
     def directory(self) -> Path:
@@ -136,17 +128,111 @@ class Swarm:
             raise KeyError(name)
         return seat
 
-    def serve_operators(self, **options: Any) -> AbstractAsyncContextManager[OperatorServer]:
-        """Let operators join over HTTP and WebSocket while the block is open.
+    def serve_operators(
+        self, *, workers: bool = True, admin_token: str | None = None, **options: Any
+    ) -> AbstractAsyncContextManager[OperatorServer]:
+        """Let operators join over HTTP and WebSocket while the block is open, and workers fetch and post.
 
-        Takes the keyword arguments of `trio_swarm.operators.serve_operators`.
+        Takes the keyword arguments of `trio_swarm.operators.serve_operators` too.
+
+        Args:
+            workers: serve the prompts, results and data of `dispatch`'s workers on the same port.
+            admin_token: with it, steps can be started, watched and cancelled at ``/v1/tasks`` by
+                whoever shows it as a bearer. At most ``max_running`` at a time, and ``max_waiting`` whose
+                client waits (a quarter of the connections, 64 at most, if not given), then 503; one
+                whose client waits and set no time has ``sync_ceiling`` seconds (then 504); ``default_kind``
+                is the operator's kind where a request names none (contract: operators 1.4).
+            options: also ``base_url``, the address that workers are told, if it is not
+                the server's own.
         """
         self._check()
-        return serve_operators(self._host, **options)
+        return serve(
+            self._host,
+            self._serving,
+            self._dispatcher,
+            workers=workers,
+            admin_token=admin_token,
+            **options,
+        )
 
     async def start_operators(self, **options: Any) -> OperatorServer:
         """Like `serve_operators`, until the swarm ends or `stop` is called."""
-        return await self._start(partial(serve_operators, self._host, **options))
+        return await self._start(partial(self.serve_operators, **options))
+
+    # -- steps -----------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> TaskBoard:
+        """The dispatched steps, running and ended."""
+        return self._dispatcher.board
+
+    async def dispatch(
+        self,
+        agent: str,
+        prompt: Any,
+        *,
+        system: str | None = None,
+        operator: AnySeat | str | OperatorBinding | None = None,
+        layers: Sequence[str] | None = None,
+        attempts: int = 1,
+        retry: RetryPolicy | None = None,
+        approval: ApprovalPolicy | None = None,
+        approvers: Sequence[AnySeat | str] = (),
+        execute: Execute | None = None,
+        grace: float = RESULT_GRACE,
+        metadata: Mapping[str, Any] | None = None,
+        worker: Worker | None = None,
+        context: DirectiveContext | None = None,
+    ) -> WorkerResult:
+        """Have one step done (contract: operators 6.1): leave to start, execution, the senior's word.
+
+        Args:
+            agent: who is to do it.
+            prompt: what to do; a text, or other JSON, which is made a text. Workers fetch it; an
+                operator in process has it from ``swarm.tasks.find(frame.task_id)``.
+            system: the persona, fetched with it.
+            operator: a seat (or a sid, a role, an attached name) for all parts that it is able to
+                take; an `OperatorBinding` for several.
+            layers: some of ``operator_delegate``, ``senior_escalation`` and ``main_ai``, from the
+                inside out; unless given, all, or the last two where there is ``execute``.
+            attempts: at most so many, each with credentials of its own; ``retry`` says after which
+                outcomes (unless given: failed) and waits.
+            approval: how many of ``approvers`` (or the operator) must give leave, and until when.
+            execute: does the step in place of an operator: ``await execute(step)``.
+            grace: seconds for a worker that has its prompt to post, after its operator acknowledged.
+            metadata: JSON, told to the worker and in the directive.
+            worker: the type of sub-agent that the spawn is bound to.
+            context: more lines of the directive.
+
+        Returns:
+            A `WorkerResult`; ``ok=False`` is a blocked step, which has a value.
+
+        Raises:
+            ValueError: what was asked for cannot work; nothing was done.
+            StepFailed: no result; ``reason`` as contract 6.4 words it, the cause chained.
+            StepCancelled: the task was cancelled (``swarm.tasks.find(...).cancel``, or over HTTP).
+            Refused, BusyError: too deep below other steps; too many steps.
+
+        Its time is the caller's cancel scope. When that is cancelled, operators are told, the task
+        ends as ``cancelled``, or ``timeout`` if the deadline has passed, and ``Cancelled`` goes on.
+        """
+        order = self._dispatcher.order(
+            agent,
+            prompt,
+            system=system,
+            operator=operator,
+            layers=layers,
+            attempts=attempts,
+            retry=retry,
+            approval=approval,
+            approvers=approvers,
+            execute=execute,
+            grace=grace,
+            metadata=metadata,
+            worker=worker,
+            context=context,
+        )
+        return await self._dispatcher.run(order, self._dispatcher.create(order))
 
     # -- child actors ----------------------------------------------------------------
 
@@ -219,9 +305,7 @@ class Swarm:
         It ends as its own block would: in order, and bounded. Does nothing for a handle that
         has ended already. Cancelled: it goes on ending.
         """
-        await trio.lowlevel.checkpoint()
-        if (hold := self._held.get(id(handle))) is not None:
-            await hold.end()
+        await self._holdings.end(handle)
 
     # -- watching --------------------------------------------------------------------
 
@@ -248,77 +332,13 @@ class Swarm:
         seconds = trio.current_time() - self._opened
         return SwarmReport(self.name, seconds, warden.report(), warden.survivors())
 
-    # -- ownership -------------------------------------------------------------------
-
     async def _start(self, opener: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         self._check()
-        return cast(T, await self._nursery.start(self._keep, opener))
+        return await self._holdings.start(opener)
 
     def _check(self) -> None:
         if self._over:
             raise trio.ClosedResourceError(f"the swarm {self.name!r} was left: nothing can be started in it")
-
-    async def _keep(
-        self,
-        opener: Callable[[], AbstractAsyncContextManager[T]],
-        *,
-        task_status: trio.TaskStatus[T],
-    ) -> None:
-        """Keep one context manager open in a task of its own, so that its errors reach the swarm."""
-        hold = _Hold()
-        key: int | None = None
-        try:
-            with collapse():
-                async with opener() as handle:
-                    key = id(handle)
-                    self._held[key] = hold
-                    task_status.started(handle)
-                    await hold.leave.wait()
-        finally:
-            if key is not None:
-                del self._held[key]
-            hold.gone.set()
-
-    async def _end_all(self) -> None:
-        """End what was started, the last first: what came later may use what was there."""
-        while self._held:
-            await self._held[next(reversed(self._held))].end()
-
-
-@asynccontextmanager
-async def _stopped_by(signals: Iterable[int]) -> AsyncIterator[None]:
-    """The first of these signals cancels the block, and `Terminated` leaves it.
-
-    Later ones are taken too, until the block has been left: its end is under way and bounded, and neither
-    a second Ctrl-C nor a second SIGTERM may cut it short.
-    """
-    numbers = [signal.Signals(number) for number in signals]
-    if not numbers:
-        yield
-        return
-    first: list[int] = []
-
-    async def watch(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*numbers) as received:
-            task_status.started()
-            async for number in received:
-                first.append(number)
-                scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        scope = trio.CancelScope()
-        await nursery.start(watch)
-        try:
-            with scope:
-                yield
-        except Exception as error:
-            if not first:
-                raise
-            raise ExceptionGroup("stopped by a signal", [Terminated(first[0]), error]) from None
-        finally:
-            nursery.cancel_scope.cancel()
-    if first:
-        raise Terminated(first[0])
 
 
 @asynccontextmanager
@@ -327,6 +347,7 @@ async def open_swarm(
     *,
     grace: float = TERM_GRACE,
     stop_signals: Iterable[int] = (),
+    token_ttl: float = WORKER_TOKEN_TTL,
 ) -> AsyncIterator[Swarm]:
     """Own a swarm for the block: when the block has been left, nothing of it is left.
 
@@ -341,6 +362,8 @@ async def open_swarm(
         stop_signals: signals that end the block with `Terminated`, for example
             ``[signal.SIGTERM]``. Only in the main thread. Without them a signal does what it
             does in the program at large; even if that kills it, nothing survives.
+        token_ttl: seconds for which the credentials of an attempt's worker (`Swarm.dispatch`) are good;
+            renewed after a wait for leave or for an absent operator if no more than 60 are left.
 
     Raises:
         Terminated: one of ``stop_signals`` arrived.
@@ -351,18 +374,21 @@ async def open_swarm(
     hub = EventHub()
     with collapse():
         async with (
-            _stopped_by(stop_signals),
-            private_dir("trio-swarm-", make=False) as directory,
-            open_warden(grace=grace, remove=[directory]) as warden,
+            stopped_by(stop_signals),
+            open_places(grace=grace) as places,
         ):
-            make_private(directory)
             try:
                 async with trio.open_nursery() as nursery:
-                    host = Host(warden, directory, hub.emit)
-                    swarm = Swarm(name, host, nursery, hub, trio.current_time())
+                    host = Host(places.warden, places.runtime, hub.emit)
+                    holdings = Holdings(nursery)
+                    swarm = Swarm(name, host, holdings, hub, trio.current_time(), token_ttl, places.spool)
                     try:
-                        yield swarm
-                        await swarm._end_all()
+                        try:
+                            yield swarm
+                            await swarm._dispatcher.end(_ENDING)
+                        finally:
+                            swarm._dispatcher.close(_ENDING)
+                        await holdings.end_all()
                     finally:
                         # Now: a nursery that has closed answers with an error of its own.
                         swarm._over = True

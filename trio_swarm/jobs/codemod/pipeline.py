@@ -165,7 +165,7 @@ class Pipeline:
         async with trio.open_nursery() as leaving:
             for part in self._parts():
                 leaving.start_soon(self.swarm.stop, part)
-            self._server.remove(self._seat.sid, "the job is done")
+            await self._server.remove(self._seat.sid, "the job is done")
             with trio.move_on_after(LEAVE_DEADLINE):
                 await operator.wait()
 

@@ -1,0 +1,140 @@
+"""The index of outputs against a list that is searched from its end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from trio_swarm._state.board import Denied
+from trio_swarm._state.outputs import Output, OutputIndex
+
+TASKS = ("a", "b", "c")
+NAMES = ("x", "y", "out-1")
+
+
+class Outputs(RuleBasedStateMachine):
+    """Anything may be emitted, given up and forgotten in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = OutputIndex(max_output=50, max_task=100, max_all=150, max_records=6)
+        self.model: list[Output] = []
+        self.rooms: list = []
+        self.number = 0
+
+    @rule(task=st.sampled_from(TASKS))
+    def begin(self, task) -> None:
+        mine = [each for each in [*self.model, *self.rooms] if each.task_id == task]
+        if len(mine) >= 6:
+            with pytest.raises(Denied) as caught:
+                self.index.room(task)
+            assert caught.value.status == 413
+        else:
+            self.rooms.append(self.index.room(task))
+
+    @precondition(lambda self: self.rooms)
+    @rule(data=st.data(), size=st.integers(0, 60))
+    def take(self, data, size) -> None:
+        room = data.draw(st.sampled_from(self.rooms))
+        everything = [*self.model, *self.rooms]
+        of_task = sum(each.size for each in everything if each.task_id == room.task_id)
+        total = sum(each.size for each in everything)
+        status = 413 if room.size + size > 50 or of_task + size > 100 else 507 if total + size > 150 else None
+        before = room.size
+        if status is None:
+            self.index.take(room, size)
+            assert room.size == before + size
+            return
+        with pytest.raises(Denied) as caught:
+            self.index.take(room, size)
+        assert (caught.value.status, room.size) == (status, before)
+
+    @precondition(lambda self: self.rooms)
+    @rule(
+        data=st.data(),
+        producer=st.sampled_from(NAMES),
+        artifact=st.none() | st.sampled_from(NAMES),
+        public=st.booleans(),
+        inline=st.booleans(),
+    )
+    def add(self, data, producer, artifact, public, inline) -> None:
+        room = self.rooms.pop(data.draw(st.integers(0, len(self.rooms) - 1)))
+        self.number += 1
+        output = Output(
+            out_id=f"out-{self.number}",
+            task_id=room.task_id,
+            attempt=1 + self.number % 2,
+            producer=producer,
+            parent_refs=(),
+            public=public,
+            size=room.size,
+            content=b"x" * room.size if inline else None,
+            artifact=artifact,
+        )
+        self.model.append(self.index.add(output))
+
+    @precondition(lambda self: self.rooms)
+    @rule(data=st.data())
+    def give_up(self, data) -> None:
+        self.index.give_back(self.rooms.pop(data.draw(st.integers(0, len(self.rooms) - 1))))
+
+    @rule(task=st.sampled_from(TASKS))
+    def forget(self, task) -> None:
+        gone = [each for each in self.model if each.task_id == task]
+        assert list(self.index.forget(task)) == gone
+        self.model = [each for each in self.model if each.task_id != task]
+        for room in [each for each in self.rooms if each.task_id == task]:
+            self.rooms.remove(room)
+            with pytest.raises(Denied) as caught:
+                self.index.take(room, 1)
+            assert caught.value.status == 410
+            self.index.give_back(room)
+
+    @invariant()
+    def finds_what_a_search_finds(self) -> None:
+        for reader in (*TASKS, None, "nobody"):
+            seen = [each for each in self.model if each.public or each.task_id == reader]
+            for key in (*NAMES, "out-2"):
+                mine = [each for each in seen if each.task_id == reader]
+                expected = (
+                    [each for each in seen if each.out_id == key]
+                    or [each for each in mine if each.producer == key]
+                    or [each for each in mine if each.artifact == key]
+                    or [each for each in seen if each.producer == key]
+                    or [each for each in seen if each.artifact == key]
+                    or [None]
+                )[-1]
+                assert self.index.find(key, reader) is expected
+
+    @invariant()
+    def counts(self) -> None:
+        assert self.index.size == sum(each.size for each in [*self.model, *self.rooms])
+        assert self.index._inline == sum(each.size for each in self.model if each.content is not None)
+        for task in TASKS:
+            mine = [each for each in self.model if each.task_id == task]
+            assert list(self.index.of(task)) == mine
+            assert list(self.index.of(task, 2)) == [each for each in mine if each.attempt == 2]
+
+    def teardown(self) -> None:
+        for task in TASKS:
+            self.index.forget(task)
+        index = self.index
+        assert (index.size, index._inline) == (0, 0)
+        assert [index._by_id, index._by_producer, index._by_artifact, index._tasks] == [{}] * 4
+
+
+TestOutputs = Outputs.TestCase
+TestOutputs.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_an_output_of_a_forgotten_task_is_refused() -> None:
+    index = OutputIndex()
+    room = index.room("a")
+    index.forget("a")
+    output = Output("out-1", room.task_id, 1, "x", (), True, 0, b"")
+    with pytest.raises(Denied) as caught:
+        index.add(output)
+    assert caught.value.status == 410
+    assert index.find("out-1", "a") is None

@@ -1,0 +1,251 @@
+"""Tasks and attempts in process: who waits is woken, and nothing is decided twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.workers.support import Clock, Events, serving
+from trio_swarm.errors import BusyError, FrameError, PeerGoneError, Refused
+from trio_swarm.workers import Final, Outcome, Task, TaskBoard
+
+
+def a_board(**options) -> TaskBoard:
+    options = {"emit": Events(), "clock": Clock(), "spool": lambda: Path("/nonexistent"), **options}
+    return TaskBoard(**options)
+
+
+def ended(task: Task, status="pass", value=None, reason="") -> Outcome:
+    return Outcome(task.task_id, status, value, task.attempts, reason)
+
+
+async def test_a_task_from_its_beginning_to_its_end() -> None:
+    events = Events()
+    board = a_board(emit=events)
+    task = board.create("coder", "do it", system="s", metadata={"a": 1})
+    assert (task.status, task.attempts, task.attempt, task.outcome) == ("pending", 0, None, None)
+    assert (task.depth, task.created, task.metadata) == (0, 1_700_000_000.0, {"a": 1})
+    attempt = task.begin()
+    assert (task.status, task.attempts, attempt.number) == ("running", 1, 1)
+    assert task.attempt is attempt
+    task.settle(ended(task, value=3))
+    assert (task.status, task.outcome.value, attempt.ended) == ("pass", 3, True)
+    assert board.find(task.task_id) is task
+    assert board.tasks() == (task,)
+    assert [kind for kind, _ in events.kept] == ["task_created", "attempt_started", "task_settled"]
+    with pytest.raises(Refused):
+        task.begin()
+
+
+async def test_settling_wakes_everybody_and_the_first_wins() -> None:
+    task = a_board().create("a", "p")
+    got = []
+
+    async def wait() -> None:
+        got.append(await task.wait())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        task.settle(ended(task, "failed", reason="first"))
+        task.settle(ended(task, "pass", reason="second"))
+    assert [each.reason for each in got] == ["first"] * 3
+    assert (await task.wait()).reason == task.outcome.reason == "first"
+
+
+async def test_a_final_wakes_who_waits_and_the_last_is_told() -> None:
+    attempt = a_board().create("a", "p").begin()
+    got = []
+
+    async def wait() -> None:
+        got.append(await attempt.wait_final())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        attempt.append_final("v", False, by="ack")
+    assert got == [Final("v", False, "ack")] * 2
+    attempt.end()
+    attempt.append_final("w", True, by="senior")
+    assert await attempt.wait_final() == attempt.final == Final("w", True, "senior")
+    assert attempt.finals == 2
+
+
+@pytest.mark.parametrize("how", ["end", "settle", "superseded"])
+async def test_an_attempt_that_ends_without_a_final_says_so(how) -> None:
+    """Nobody waits for ever on a worker that cannot post any more."""
+    task = a_board().create("a", "p")
+    attempt = task.begin()
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(PeerGoneError):
+                await attempt.wait_final()
+            assert not await attempt.wait_fetched()
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        if how == "end":
+            attempt.end()
+        elif how == "settle":
+            task.settle(ended(task))
+        else:
+            task.begin()
+
+
+async def test_waiting_can_be_cancelled() -> None:
+    task = a_board().create("a", "p")
+    attempt = task.begin()
+    for wait in (task.wait, attempt.wait_final, attempt.wait_fetched):
+        with trio.move_on_after(0) as scope:
+            await wait()
+        assert scope.cancelled_caught
+
+
+async def test_cancel_without_a_runner_ends_the_task() -> None:
+    task = a_board().create("a", "p")
+    assert task.cancel("enough")
+    assert (task.outcome.status, task.outcome.reason) == ("cancelled", "enough")
+    assert not task.cancel("again")
+
+
+async def test_cancel_stops_the_runner_which_settles() -> None:
+    task = a_board().create("a", "p")
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            with trio.CancelScope() as scope, task.runs_in(scope):
+                await trio.sleep_forever()
+            assert task.outcome is None
+            task.settle(ended(task, "cancelled", reason=task.cancel_requested))
+
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        assert task.cancel("enough")
+        assert not task.cancel("again")
+        assert (await task.wait()).reason == "enough"
+
+
+async def test_a_runner_that_is_done_is_not_cancelled() -> None:
+    task = a_board().create("a", "p")
+    with trio.CancelScope() as scope, task.runs_in(scope):
+        pass
+    assert task.cancel("late")
+    assert not scope.cancel_called
+    assert task.status == "cancelled"
+
+
+async def test_a_runner_that_comes_late_is_cancelled_at_once() -> None:
+    task = a_board().create("a", "p")
+    with trio.CancelScope() as first, task.runs_in(first):
+        task.cancel("now")
+        with trio.CancelScope() as second, task.runs_in(second):
+            await trio.sleep_forever()
+    assert second.cancel_called
+
+
+async def test_tasks_are_bounded() -> None:
+    """The finished go, oldest first; when none is finished, no more are taken."""
+    board = a_board(max_tasks=2)
+    first, second = board.create("a", "p"), board.create("b", "p")
+    with pytest.raises(BusyError, match="2 tasks"):
+        board.create("c", "p")
+    second.settle(ended(second))
+    first.settle(ended(first))
+    third = board.create("c", "p")
+    assert board.tasks() == (first, third)
+    assert board.find(second.task_id) is None
+
+
+@pytest.mark.parametrize("where", ["value", "prompt", "system", "metadata", "final", "report", "stats"])
+async def test_what_ended_tasks_hold_is_bounded(where) -> None:
+    """By bytes, wherever they are: those that ended first go. What runs stays, with all it has."""
+    board = a_board(max_kept=10 * 2**20)
+    text = "x" * (3 * 2**20)
+    running = board.create("a", text, system=text, metadata={"a": text})
+    running.begin().append_final(text, True, by="worker")
+    tasks = []
+    for _ in range(20):
+        told = {"system": text} if where == "system" else {}
+        told |= {"metadata": {"deep": [text + "y"]}} if where == "metadata" else {}
+        task = board.create("a", text + "z" if where == "prompt" else "p", **told)
+        attempt = task.begin()
+        if where == "final":
+            attempt.append_final({"v": [text]}, True, by="worker")
+        if where == "report":
+            assert attempt._report({"v": text})
+        if where == "stats":
+            attempt.stats = {"v": text}
+        task.settle(ended(task, value=[text] if where == "value" else None))
+        assert (await task.wait()).status == "pass"
+        tasks.append(task)
+    assert board.tasks() == (running, *tasks[-3:])
+    running.settle(ended(running))
+    assert board.tasks()[0] is running
+
+
+async def test_outputs_in_memory_count_for_the_bound(tmp_path) -> None:
+    """And they go with their task."""
+    async with serving(tmp_path, max_kept=100_000) as bench:
+        for _ in range(5):
+            task, attempt = bench.begun()
+            await bench.emit(task.task_id, attempt.worker_handle, "x" * 40_000)
+            task.settle(ended(task))
+        assert len(bench.board.tasks()) == 2
+        assert bench.board.outputs.size < 90_000
+
+
+async def test_the_latest_is_kept_whatever_it_holds() -> None:
+    board = a_board(max_kept=1)
+    first, second = board.create("a", "p"), board.create("a", "p")
+    first.settle(ended(first, value="x" * 10_000))
+    assert board.find(first.task_id) is first
+    second.settle(ended(second))
+    assert board.tasks() == (second,)
+
+
+async def test_tasks_below_tasks_are_limited() -> None:
+    """5.2: depth 3 is the deepest."""
+    board = a_board()
+    task = board.create("a", "p")
+    for depth in (1, 2, 3):
+        task = board.create("a", "p", parent=task.task_id)
+        assert task.depth == depth
+    with pytest.raises(Refused, match="levels"):
+        board.create("a", "p", parent=task.task_id)
+    with pytest.raises(Refused, match="no task"):
+        board.create("a", "p", parent="ST-0000000000000000")
+    assert len(board.tasks()) == 4
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"prompt": "\ud800"}, {"system": "\ud800"}, {"metadata": {"a": float("nan")}}, {"metadata": {"a": {1}}}],
+)
+async def test_what_cannot_be_told_to_a_worker_is_refused_at_once(bad) -> None:
+    board = a_board()
+    with pytest.raises(FrameError):
+        board.create("a", **{"prompt": "p", **bad})
+    assert board.tasks() == ()
+
+
+async def test_a_handle_is_never_given_twice() -> None:
+    handles = iter(["aaaaaaaa", "aaaaaaaa", "bbbbbbbb"])
+    count = iter(range(100))
+    board = a_board(new_hex=lambda size: next(handles) if size == 4 else f"{next(count):0{2 * size}x}")
+    task = board.create("a", "p")
+    assert [task.begin().worker_handle for _ in range(2)] == ["wh-aaaaaaaa", "wh-bbbbbbbb"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"token_ttl": 0}, {"token_ttl": float("nan")}, {"token_ttl": float("inf")}, {"secret": b""}]
+)
+def test_bad_settings_are_named(options) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        a_board(**options)

@@ -1,0 +1,193 @@
+"""A person's terminal, or two pipes in its place: lines in, text out, and nobody's event loop held up.
+
+Neither thread nor ``O_NONBLOCK``: a thread in ``read`` cannot be stopped, and the flag would be the
+terminal's, shared with the shell and every program on it. Instead each read waits until there
+is something to read, each write until there is room, and takes no more than is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import termios
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from trio_swarm.limits import MAX_FRAME
+
+__all__ = ["LineInput", "TextOutput", "edit", "editor_argv"]
+
+_PIECE: Final = 512
+"""Bytes of one write: a pipe or a terminal that has room has room for so much."""
+_READ: Final = 64 * 2**10
+_MAX_QUEUED: Final = 4 * 2**20
+"""Characters that wait for a terminal that takes none (Ctrl-S); the oldest texts go first."""
+
+
+@attrs.define(eq=False)
+class LineInput:
+    """The lines of a descriptor, which stays open and as it was. One task may read."""
+
+    fd: int
+    max_line: int = MAX_FRAME
+    _buffer: bytearray = attrs.field(factory=bytearray, repr=False)
+    _searched: int = 0
+    _ended: bool = False
+
+    @property
+    def interactive(self) -> bool:
+        """It is a terminal."""
+        return os.isatty(self.fd)
+
+    async def receive(self) -> str | None:
+        """The next line without its end; None when there are no more.
+
+        What is no UTF-8 is replaced. Raises ``ValueError`` for a line longer than ``max_line``
+        bytes. When cancelled, nothing is lost.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            end = self._buffer.find(b"\n", self._searched)
+            if end >= 0:
+                return self._cut(end + 1)
+            if self._ended:
+                return self._cut(len(self._buffer)) if self._buffer else None
+            self._searched = len(self._buffer)
+            if self._searched > self.max_line:
+                raise ValueError(f"a line of the input is longer than {self.max_line} bytes")
+            await _wait(trio.lowlevel.wait_readable, self.fd)
+            try:
+                data = os.read(self.fd, _READ)
+            except BlockingIOError:
+                continue  # Somebody else made it not block, and took what was there.
+            except OSError:  # EIO: the terminal was hung up.
+                data = b""
+            self._buffer += data
+            self._ended = not data
+
+    def _cut(self, end: int) -> str:
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._searched = 0
+        return line.decode("utf-8", "replace").rstrip("\r\n")
+
+
+@attrs.define(eq=False)
+class TextOutput:
+    """Text for a descriptor, written by one task (`run`); `write` never waits."""
+
+    fd: int
+    _waiting: deque[str] = attrs.field(factory=deque, repr=False)
+    _size: int = 0
+    _lost: int = 0
+    _held: bool = False
+    _busy: bool = False
+    _gone: bool = False
+    """Nobody can read it any more."""
+    _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+
+    def write(self, text: str) -> None:
+        """Queue ``text`` and a line's end."""
+        if self._gone:
+            return
+        self._waiting.append(text + "\n")
+        self._size += len(text) + 1
+        while self._size > _MAX_QUEUED and len(self._waiting) > 1:
+            self._size -= len(self._waiting.popleft())
+            self._lost += 1
+        self._changed.unpark_all()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is written in the block: the terminal is somebody else's."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._changed.unpark_all()
+
+    async def run(self) -> None:
+        """Write until cancelled, or until nobody can read it any more."""
+        while True:
+            while self._held or not self._waiting:
+                await self._changed.park()
+            text = self._waiting.popleft()
+            self._size -= len(text)
+            if self._lost:
+                text, self._lost = f"({self._lost} texts were lost here)\n{text}", 0
+            self._busy = True
+            try:
+                await self._write(text.encode("utf-8", "backslashreplace"))
+            except OSError:
+                self._gone = True
+                self._waiting.clear()
+                return
+            finally:
+                self._busy = False
+                self._changed.unpark_all()
+
+    async def drain(self) -> None:
+        """Wait until all that was queued is written."""
+        await trio.lowlevel.checkpoint()
+        while self._waiting or self._busy:
+            await self._changed.park()
+
+    async def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            await _wait(trio.lowlevel.wait_writable, self.fd)
+            with suppress(BlockingIOError):
+                left = left[os.write(self.fd, left[:_PIECE]) :]
+
+
+async def _wait(ready: Callable[[int], Awaitable[None]], fd: int) -> None:
+    try:
+        await ready(fd)
+    except PermissionError:
+        # A regular file: always ready, and nothing that can be waited for.
+        await trio.lowlevel.checkpoint()
+
+
+def editor_argv(environ: Mapping[str, str]) -> list[str]:
+    """The command of the person's editor: ``VISUAL``, ``EDITOR`` or else ``vi``."""
+    for name in ("VISUAL", "EDITOR"):
+        if environ.get(name, "").strip():
+            return shlex.split(environ[name])
+    return ["vi"]
+
+
+async def edit(text: str, argv: list[str], *, suffix: str = ".txt") -> str | None:
+    """Let the person edit ``text``; what is in the file then, or None if the editor failed.
+
+    The file is in a directory of its own that nobody else can read, and gone afterwards. The
+    editor has the terminal meanwhile, and the terminal is set as before when it is over,
+    however it ended. When cancelled, the editor is ended. Raises ``OSError`` if it cannot be
+    started.
+    """
+    with tempfile.TemporaryDirectory(prefix="trio-swarm-") as directory, _terminal_restored():
+        path = Path(directory) / f"answer{suffix}"
+        path.write_text(text, encoding="utf-8")
+        done = await trio.run_process([*argv, str(path)], stdin=None, check=False)
+        if done.returncode != 0:
+            return None
+        return path.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _terminal_restored() -> Iterator[None]:
+    fd = sys.__stdin__.fileno() if sys.__stdin__ is not None else -1
+    known = termios.tcgetattr(fd) if fd >= 0 and os.isatty(fd) else None
+    try:
+        yield
+    finally:
+        if known is not None:
+            termios.tcsetattr(fd, termios.TCSADRAIN, known)

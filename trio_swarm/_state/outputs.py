@@ -1,0 +1,189 @@
+"""Outputs of workers: which there are, who may read them, how much room they take.
+
+The index of the data store (operators contract 1.5). An output is found by its id, else as the
+latest of its producer's name, else as the latest artifact of that name: among those of the
+reader's own task, and only where they have none of that name, among the public ones of all
+tasks. Otherwise any task could put something of its own in the place of another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import attrs
+
+from trio_swarm._state.board import Denied
+from trio_swarm.limits import (
+    INLINE_OUTPUT,
+    INLINE_OUTPUTS,
+    MAX_ALL_OUTPUTS,
+    MAX_OUTPUT,
+    MAX_TASK_OUTPUTS,
+    MAX_TASK_RECORDS,
+)
+
+__all__ = ["Output", "OutputIndex", "Room"]
+
+
+@attrs.frozen(eq=False)
+class Output:
+    """One output, and where its content is."""
+
+    out_id: str
+    task_id: str
+    attempt: int
+    producer: str
+    parent_refs: tuple[str, ...]
+    public: bool
+    size: int
+    """Bytes of the content."""
+    content: bytes | None = attrs.field(repr=False)
+    """The event as JSON, or the raw body; None if it is in a file."""
+    file: Any = attrs.field(default=None, repr=False)
+    """The path of that file."""
+    content_type: str | None = None
+    """Of a raw body; None for an event."""
+    artifact: str | None = None
+    """The name of an artifact's event."""
+
+
+@attrs.define(eq=False)
+class Room:
+    """Bytes taken for one output that is not complete yet."""
+
+    task_id: str
+    size: int = 0
+
+
+@attrs.define(eq=False)
+class _TaskOutputs:
+    size: int = 0
+    records: int = 0
+    outputs: dict[str, Output] = attrs.field(factory=dict)
+
+
+_Names: TypeAlias = dict[tuple[str | None, str], dict[str, Output]]
+"""Outputs of one name by id, the latest last; under their task, and the public under None too."""
+
+
+class OutputIndex:
+    """See the module's text. Sizes in bytes."""
+
+    def __init__(
+        self,
+        *,
+        max_output: int = MAX_OUTPUT,
+        max_task: int = MAX_TASK_OUTPUTS,
+        max_all: int = MAX_ALL_OUTPUTS,
+        max_records: int = MAX_TASK_RECORDS,
+    ) -> None:
+        self.max_output = max_output
+        self._max_task = max_task
+        self._max_all = max_all
+        self._max_records = max_records
+        self._by_id: dict[str, Output] = {}
+        self._by_producer: _Names = {}
+        self._by_artifact: _Names = {}
+        self._tasks: dict[str, _TaskOutputs] = {}
+        self._all = 0
+        self._inline = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all outputs, and of those that are being received."""
+        return self._all
+
+    def room(self, task_id: str) -> Room:
+        """Begin an output. Raises `Denied` 413 where the task has too many."""
+        known = self._tasks.setdefault(task_id, _TaskOutputs())
+        if known.records >= self._max_records:
+            raise Denied(413, f"a task has at most {self._max_records} outputs")
+        known.records += 1
+        return Room(task_id)
+
+    def take(self, room: Room, size: int) -> None:
+        """So many bytes more. Raises `Denied`: 413 for the output's or its task's bound, 507 for all."""
+        known = self._tasks.get(room.task_id)
+        if known is None:
+            raise Denied(410, "the task has ended")
+        if room.size + size > self.max_output:
+            raise Denied(413, f"an output has at most {self.max_output} bytes")
+        if known.size + size > self._max_task:
+            raise Denied(413, f"the outputs of a task have at most {self._max_task} bytes")
+        if self._all + size > self._max_all:
+            raise Denied(507, "there is no room for more outputs")
+        room.size += size
+        known.size += size
+        self._all += size
+
+    def give_back(self, room: Room) -> None:
+        """The output did not come about."""
+        known = self._tasks.get(room.task_id)
+        if known is not None:
+            known.size -= room.size
+            known.records -= 1
+            self._all -= room.size
+
+    def fits_inline(self, size: int) -> bool:
+        """It may be kept in memory."""
+        return size <= INLINE_OUTPUT and self._inline + size <= INLINE_OUTPUTS
+
+    def add(self, output: Output) -> Output:
+        """The output whose room was taken is complete. Raises `Denied` 410 if its task is forgotten."""
+        known = self._tasks.get(output.task_id)
+        if known is None:
+            raise Denied(410, "the task has ended")
+        known.outputs[output.out_id] = self._by_id[output.out_id] = output
+        for names, key in self._names_of(output):
+            names.setdefault(key, {})[output.out_id] = output
+        if output.content is not None:
+            self._inline += output.size
+        return output
+
+    def is_free(self, out_id: str) -> bool:
+        """No output has that id."""
+        return out_id not in self._by_id
+
+    def sees(self, out_id: str, task_id: str | None) -> bool:
+        """There is an output of that id that a reader of that task may see."""
+        output = self._by_id.get(out_id)
+        return output is not None and (output.public or output.task_id == task_id)
+
+    def find(self, key: str, task_id: str | None) -> Output | None:
+        """By id or name, for a reader of that task; None for one of no task."""
+        if self.sees(key, task_id):
+            return self._by_id[key]
+        for scope in (None,) if task_id is None else (task_id, None):
+            for names in (self._by_producer, self._by_artifact):
+                seen = names.get((scope, key))
+                if seen:
+                    return next(reversed(seen.values()))
+        return None
+
+    def of(self, task_id: str, attempt: int | None = None) -> tuple[Output, ...]:
+        """All of a task or of one attempt, oldest first."""
+        known = self._tasks.get(task_id)
+        outputs = () if known is None else known.outputs.values()
+        return tuple(each for each in outputs if attempt in (None, each.attempt))
+
+    def forget(self, task_id: str) -> tuple[Output, ...]:
+        """A task is forgotten: so are its outputs, which are returned."""
+        gone = self.of(task_id)
+        known = self._tasks.pop(task_id, None)
+        self._all -= 0 if known is None else known.size
+        for output in gone:
+            del self._by_id[output.out_id]
+            for names, key in self._names_of(output):
+                del names[key][output.out_id]
+                if not names[key]:
+                    del names[key]
+            if output.content is not None:
+                self._inline -= output.size
+        return gone
+
+    def _names_of(self, output: Output) -> Iterator[tuple[_Names, tuple[str | None, str]]]:
+        for scope in (output.task_id, None) if output.public else (output.task_id,):
+            yield self._by_producer, (scope, output.producer)
+            if output.artifact is not None:
+                yield self._by_artifact, (scope, output.artifact)

@@ -1,0 +1,330 @@
+"""``trio-swarm operator URL``: a person at a terminal is an operator."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from trio_swarm._io.groups import collapse, leaves
+from trio_swarm._io.http_client import Address
+from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv
+from trio_swarm.cli.operator_desk import HELP, Desk
+from trio_swarm.cli.operator_state import KeptSession
+from trio_swarm.cli.operator_view import plain, prompt_text
+from trio_swarm.errors import HandshakeError, PeerError, SwarmError, Terminated
+from trio_swarm.jobs.runner import STOP_SIGNALS
+from trio_swarm.limits import CLOSE_DEADLINE, HANDSHAKE_DEADLINE
+from trio_swarm.operators import (
+    AskRequest,
+    OperatorClient,
+    OperatorRequest,
+    OperatorSession,
+    RolesTaken,
+    SpawnRequest,
+    connect_operator,
+)
+from trio_swarm.operators.joining import Login, log_out
+from trio_swarm.swarm.signals import stopped_by
+from trio_swarm.workers import connect_worker
+
+__all__ = ["OperatorCommandError", "OperatorOptions", "parse_options", "run"]
+
+_USAGE: Final = 2
+_FAILED: Final = 1
+_SESSION_OVER: Final = frozenset({401, 404, 410})
+_BRIEF: Final = 1.0
+"""A connection that is back within so many seconds is not worth a line."""
+
+
+class OperatorCommandError(Exception):
+    """What ends the command; the text is one line."""
+
+    def __init__(self, message: str, status: int = _FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@attrs.frozen
+class OperatorOptions:
+    """The command line, checked."""
+
+    url: str
+    roles: tuple[str, ...]
+    name: str | None
+    keep: bool
+    session: OperatorSession | None
+    """One given by its sid and token, to be taken over and left as it is."""
+
+
+_EXPECTED: Final = (OperatorCommandError, PeerError, RolesTaken, OSError, ValueError)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OperatorCommandError(message, _USAGE)
+
+
+def parse_options(argv: Sequence[str]) -> OperatorOptions:
+    """Raises `OperatorCommandError`, and ``SystemExit`` after ``--help``."""
+    parser = _Parser(
+        prog="trio-swarm operator",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Be an operator of the server at URL: see what is asked, and answer it.",
+        epilog=f"commands:\n{HELP}",
+    )
+    parser.add_argument("url", metavar="URL", help="where the server is, http://127.0.0.1:7777")
+    parser.add_argument("--role", action="append", default=[], help="a name to hold; may be repeated")
+    parser.add_argument("--name", help="who you are, for people")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the session when leaving, and come back to it next time; its token is kept in a file"
+        " of mode 0600 below XDG_STATE_HOME or ~/.local/state",
+    )
+    parser.add_argument("--sid", help="take this session over instead of logging in; needs --token")
+    parser.add_argument(
+        "--token", help="its token, or @FILE to read it from a file: others can see a command line"
+    )
+    args = parser.parse_args(list(argv))
+    if (args.sid is None) != (args.token is None):
+        raise OperatorCommandError("--sid and --token go together", _USAGE)
+    if args.sid is not None and (args.keep or args.role):
+        raise OperatorCommandError("--sid takes a session as it is: without --keep and --role", _USAGE)
+    session = None if args.sid is None else OperatorSession(args.sid, _token(args.token))
+    try:
+        address = Address.parse(args.url)
+    except ValueError as error:  # Without the URL itself: it may hold a password.
+        raise OperatorCommandError(f"argument URL: {error}", _USAGE) from None
+    try:
+        if session is not None:
+            Login.resumed(address, session, None)
+    except ValueError as error:
+        raise OperatorCommandError(f"--sid and --token: {error}", _USAGE) from None
+    return OperatorOptions(args.url, tuple(args.role), args.name, args.keep, session)
+
+
+def _token(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        with open(given[1:], encoding="utf-8") as file:
+            return file.read(4096).strip()
+    except (OSError, ValueError) as error:
+        raise OperatorCommandError(f"--token: {error}", _USAGE) from None
+
+
+def run(options: OperatorOptions) -> int:
+    """Be an operator until the person leaves or the server ends it; the exit status.
+
+    Ctrl-C, SIGTERM and SIGHUP end it in order: status 128 and the signal's number.
+    Raises `OperatorCommandError`.
+    """
+    if sys.stdin is None or sys.stdout is None:
+        raise OperatorCommandError("standard input and output are needed", _USAGE)
+    try:
+        trio.run(_until_stopped, _Sitting(options))
+    except (*_EXPECTED, Terminated, ExceptionGroup) as error:
+        return _ended(leaves(error), error)
+    return 0
+
+
+async def _until(client: OperatorClient, *, connected: bool) -> None:
+    while client.connected is not connected:
+        await client.connection_changed()
+
+
+async def _until_stopped(sitting: _Sitting) -> None:
+    # What was ignored when we were started (nohup) stays ignored.
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with collapse():
+        async with stopped_by(heeded):
+            await sitting.run()
+
+
+def _ended(reasons: Sequence[BaseException], error: Exception) -> int:
+    """The exit status, if a signal ended it: what went wrong on the way out of that is not news."""
+    for each in reasons:
+        if isinstance(each, Terminated):
+            with suppress(OSError):  # A terminal that was hung up shows nothing any more.
+                name = signal.Signals(each.signum).name
+                print(f"trio-swarm: stopped by {name}", file=sys.stderr, flush=True)
+            return 128 + each.signum
+    if not all(isinstance(each, _EXPECTED) for each in reasons):
+        raise error
+    raise OperatorCommandError(plain(_told(reasons[0]))) from error
+
+
+def _told(error: BaseException) -> str:
+    """Its text, and the system's reason where that is only in what caused it."""
+    text, cause = str(error), error.__cause__
+    while cause is not None:
+        first = leaves(cause)[0]
+        number = first.errno if isinstance(first, OSError) else None
+        if number is not None and number > 0 and os.strerror(number) not in text:
+            text = f"{text} ({os.strerror(number)})"
+        cause = first.__cause__
+    return text
+
+
+class _Sitting:
+    """One run of the command."""
+
+    def __init__(self, options: OperatorOptions) -> None:
+        self._options = options
+        self._desk = Desk()
+        self._lines = LineInput(sys.stdin.fileno())
+        self._out = TextOutput(sys.stdout.fileno())
+        self._leaving = False
+        self._kept: KeptSession | None = None
+        if options.keep:
+            self._kept = KeptSession.of(options.url, options.name, options.roles, os.environ)
+
+    async def run(self) -> None:
+        with collapse():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                try:
+                    await self._sit()
+                finally:
+                    self._leaving = True
+                    with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                        await self._out.drain()
+                nursery.cancel_scope.cancel()
+
+    async def _write(self) -> None:
+        await self._out.run()
+        if not self._leaving:  # Nobody can see any more what is asked.
+            raise OperatorCommandError("cannot write to standard output")
+
+    async def _sit(self) -> None:
+        session = self._options.session
+        if self._kept is not None:
+            session = self._kept.load()
+        try:
+            await self._connected(session)
+        except HandshakeError as error:
+            if session is None or error.status not in _SESSION_OVER:
+                raise
+            if self._kept is None:
+                text = f"the session {session.sid} is not there any more, or its token is another ({error})"
+                raise OperatorCommandError(plain(text)) from error
+            self._kept.forget()
+            self._out.write("-- the kept session is over; logging in anew")
+            await self._connected(None)
+
+    async def _connected(self, session: OperatorSession | None) -> None:
+        options = self._options
+        keep = options.keep or options.session is not None
+        async with connect_operator(
+            options.url, roles=options.roles, desc=options.name, session=session, keep=keep
+        ) as client:
+            if self._kept is not None:
+                await self._save(client, self._kept)
+            self._greet(client, back=session is not None)
+            ended = await self._work(client)
+            login = Login.resumed(Address.parse(options.url), client.session, None)
+        if ended == "logout" and keep:
+            with trio.move_on_after(CLOSE_DEADLINE):
+                await log_out(login)
+        if self._kept is not None and ended != "leave":
+            self._kept.forget()
+
+    async def _save(self, client: OperatorClient, kept: KeptSession) -> None:
+        saved = False
+        try:
+            kept.save(client.session)
+            saved = True
+        finally:
+            if not saved:  # Nobody could come back to it.
+                login = Login.resumed(Address.parse(self._options.url), client.session, None)
+                with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                    await log_out(login)
+
+    def _greet(self, client: OperatorClient, *, back: bool) -> None:
+        roles = f" as {', '.join(map(plain, client.roles))}" if client.roles else ""
+        word = "back" if back else "joined"
+        self._out.write(f"-- {word}{roles}: session {plain(client.sid)}; `help` helps")
+
+    async def _work(self, client: OperatorClient) -> str:
+        """Until it is over; says how: ``leave``, ``logout``, or ``ended`` by the server."""
+        how = "ended"
+        with collapse():
+            async with trio.open_nursery() as nursery:
+
+                async def commands() -> None:
+                    nonlocal how
+                    how = await self._commands()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(commands)
+                nursery.start_soon(self._tell_connection, client)
+                async for item in client:
+                    text = self._desk.take(item)
+                    if text:
+                        self._out.write(text)
+                nursery.cancel_scope.cancel()
+        if how == "ended":
+            self._out.write("-- the server ended the session")
+        elif self._desk.waiting and how == "leave":
+            again = self._options.keep and client.redelivers
+            what = "to be asked again when you come back" if again else "not answered"
+            self._out.write(f"-- left; {self._desk.waiting} {what}")
+        return how
+
+    async def _tell_connection(self, client: OperatorClient) -> None:
+        while True:
+            await _until(client, connected=False)
+            with trio.move_on_after(_BRIEF) as soon:
+                await _until(client, connected=True)
+            if soon.cancelled_caught:
+                self._out.write("-- the connection is lost; replies are sent when it is back")
+                await _until(client, connected=True)
+                self._out.write("-- connected again")
+
+    async def _commands(self) -> str:
+        while True:
+            line = await self._lines.receive()
+            if line is None:
+                return "leave"
+            act = self._desk.command(line)
+            while act.next == "wait" and not self._lines.interactive:
+                # A script cannot see that nothing waits yet: it means the next one that comes.
+                await self._desk.wait()
+                act = self._desk.command(line)
+            if act.next in ("leave", "logout"):
+                return act.next
+            if act.next == "edit" and act.request is not None:
+                self._out.write(await self._edited(act.request))
+            elif act.next == "prompt" and isinstance(act.request, SpawnRequest):
+                self._out.write(await self._prompt(act.request))
+            elif act.text:
+                self._out.write(act.text)
+
+    async def _prompt(self, request: SpawnRequest) -> str:
+        """What the step is about: a spawn does not say it, its worker fetches it."""
+        bearer = request.frame.worker_handle or request.frame.capability_token
+        try:
+            with trio.fail_after(HANDSHAKE_DEADLINE):
+                async with connect_worker(self._options.url, bearer, task_id=request.task_id) as session:
+                    return prompt_text(await session.fetch_prompt())
+        except (SwarmError, ValueError, trio.TooSlowError) as error:
+            return f"-- the prompt cannot be fetched: {plain(str(error) or 'it takes too long')}"
+
+    async def _edited(self, request: OperatorRequest) -> str:
+        await self._out.drain()
+        with self._out.held():
+            try:
+                suffix = ".json" if isinstance(request, AskRequest) else ".txt"
+                text = await edit("", editor_argv(os.environ), suffix=suffix)
+            except (OSError, ValueError) as error:
+                return f"-- the editor cannot be started: {plain(str(error))}"
+        return self._desk.edited(request, text)

@@ -1,0 +1,230 @@
+"""The sessions of one server, with or without a disk beneath them.
+
+The order is always disk, table, answer: a login that was answered is there after a crash, and one
+whose row could not be written never was. At the end of a session its row goes first: if that fails
+the session is whole, and ending it can be tried again.
+
+Everything about one session between two awaits is one step of `SessionTable`; what waits for the
+disk waits in a worker thread that a cancellation does not interrupt, and no cancellation comes
+between the row and the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+
+from trio_swarm._io.session_db import SessionDB, SessionRow
+from trio_swarm.errors import BadTokenError, StoreError
+from trio_swarm.operators.login import LoginRequest, Moment, Presented, RolesTaken, Session
+from trio_swarm.operators.seat import Seat
+from trio_swarm.operators.table import Claim, Minted, SessionTable
+
+__all__ = ["IDLE_WITHIN", "JOIN_WITHIN", "Sessions"]
+
+JOIN_WITHIN: Final = 60.0
+"""From a login to its first socket. A login needs no token, so that those left behind must go."""
+
+IDLE_WITHIN: Final = 86400.0
+"""Without a socket and without a word. The original's idle horizon, 24 h."""
+
+_log: Final = logging.getLogger("trio_swarm.operators")
+
+
+@attrs.define(eq=False)
+class Sessions:
+    """A table of sessions, its rows on disk, and when its sessions expire."""
+
+    table: SessionTable[Seat]
+    store: SessionDB | None
+    ended: Callable[[Session[Seat], str], None]
+    """Called, synchronously, with each session that has just left the table, and the reason."""
+    emit: Callable[[str, Mapping[str, object]], None]
+    join_within: float = JOIN_WITHIN
+    idle_within: float = IDLE_WITHIN
+    _written: dict[str, tuple[float, bool]] = attrs.field(factory=dict, repr=False)
+    """What the row of each session says of its last access."""
+
+    async def restore(self) -> None:
+        """Bring back what an earlier server left: disconnected, and under the same sid and token.
+
+        Rows whose time was over are dropped, rows that cannot be read are skipped with a warning.
+        Raises `StoreError`.
+        """
+        if self.store is None:
+            return
+        rows, unreadable = await self.store.load()
+        for each in unreadable:
+            self._skipped(each.sid, each.reason)
+        now = Moment.now()
+        for row in rows:
+            if now.wall - row.last_access >= self.idle_within:
+                await self.store.delete(row.sid)
+                self.table.remember_expired(row.token_digest)
+                continue
+            try:
+                self._restore_row(row, now)
+            except (ValueError, RolesTaken) as error:
+                self._skipped(row.sid, str(error))
+
+    async def mint(self, request: LoginRequest) -> Minted[Seat]:
+        """Log an operator in. Cancelled: it is logged in, on disk as well, or it is not.
+
+        Raises `RolesTaken`, `BusyError` or `StoreError`; there is nothing of it then.
+        """
+        await trio.lowlevel.checkpoint()
+        # Roles of those whose time is over are free, even if no sweep came by since.
+        for holder in filter(None, map(self.table.find, request.roles)):
+            await self.judge(holder)
+        with self.table.reserve(request) as claim:
+            if self.store is not None:
+                await self.store.insert(_row_of_claim(claim))
+            minted = self.table.publish(claim)
+        self._written[claim.sid] = (claim.moment.wall, False)
+        return minted
+
+    async def end(self, session: Session[Seat], reason: str) -> bool:
+        """End a session: its row, then all the rest in one step. False if it is ended already.
+
+        Raises `StoreError`; the session is as it was then. Cancelled: likewise, or it is ended.
+        """
+        if self.store is not None:
+            await self.store.delete(session.sid)
+        else:
+            await trio.lowlevel.checkpoint()
+        return self.forget(session, reason)
+
+    def forget(self, session: Session[Seat], reason: str) -> bool:
+        """End a session in this process alone: its row, if it has one, stays for the next server."""
+        if self.table.find(session.sid) is not session:
+            return False
+        self.table.remove(session.sid)
+        self._written.pop(session.sid, None)
+        self.ended(session, reason)
+        return True
+
+    async def admits(self, presented: Presented) -> bool:
+        """That is the token of a session which lives; its time begins anew then."""
+        try:
+            session = self.table.identify(presented)
+        except BadTokenError:
+            return False
+        if await self.judge(session):
+            return False
+        self.touch(session)
+        return True
+
+    # -- who is still there --------------------------------------------------------------
+
+    def touch(self, session: Session[Seat]) -> None:
+        """Its operator did something: its time begins anew. On disk with the next `write_accesses`."""
+        session.last_access = Moment.now()
+
+    def seated(self, sid: str) -> None:
+        """A socket came to the session, or went."""
+        session = self.table.find(sid)
+        if session is not None:
+            session.seated = True
+            self.touch(session)
+
+    def expires(self, session: Session[Seat]) -> float:
+        """When it ends, on ``trio.current_time()``'s clock; infinity while it is connected."""
+        return session.expires(join_within=self.join_within, idle_within=self.idle_within)
+
+    def next_expiry(self, *, after: float) -> float:
+        """When the next of them ends that does not end until ``after``; infinity if none will."""
+        return min((due for due in map(self.expires, self.table) if due > after), default=math.inf)
+
+    async def judge(self, session: Session[Seat]) -> bool:
+        """End the session if its time is over, before anything renews it. True: it is over.
+
+        Where its row cannot be deleted it stays, over as it is, for the next try.
+        """
+        if self.expires(session) > trio.current_time():
+            return False
+        try:
+            await self._expire(session)
+        except StoreError as error:
+            _log.warning("the expired session %s could not be ended: %s", session.sid, error)
+        return True
+
+    async def sweep(self) -> tuple[int, list[StoreError]]:
+        """End all sessions whose time is over: how many, and what kept others from it."""
+        count, errors = 0, []
+        now = trio.current_time()
+        for session in self.table:
+            if self.expires(session) <= now:
+                try:
+                    count += await self._expire(session)
+                except StoreError as error:
+                    errors.append(error)
+        return count, errors
+
+    async def write_accesses(self) -> int:
+        """Put on disk when each session was last accessed; those that are connected are at this moment.
+
+        Returns how many had changed. Raises `StoreError`.
+        """
+        changed = {}
+        for session in self.table:
+            if session.seat.connected:
+                self.touch(session)
+            access = (session.last_access.wall, session.seated)
+            if self._written.get(session.sid) != access:
+                changed[session.sid] = access
+        if self.store is None or not changed:
+            return 0
+        await self.store.touch([(sid, wall, seated) for sid, (wall, seated) in changed.items()])
+        self._written.update((sid, access) for sid, access in changed.items() if sid in self._written)
+        return len(changed)
+
+    async def _expire(self, session: Session[Seat]) -> bool:
+        seated, digest = session.seated, session.digest
+        reason = (
+            f"nobody was connected for {self.idle_within:g} s"
+            if seated
+            else f"nobody connected within {self.join_within:g} s of the login"
+        )
+        ended = await self.end(session, reason)
+        if ended:
+            self.table.remember_expired(digest)
+        return ended
+
+    def _restore_row(self, row: SessionRow, now: Moment) -> None:
+        about = {
+            "roles": list(row.roles),
+            "desc": row.desc,
+            "capability_manifest": row.capability_manifest,
+        }
+        # Who had no socket yet could not come while no server was there: that time starts anew.
+        access = now.since(row.last_access) if row.seated else now
+        session = self.table.restore(
+            row.sid,
+            LoginRequest.parse(about),
+            digest=row.token_digest,
+            joined_at=row.joined_at,
+            last_access=access,
+            seated=row.seated,
+        )
+        self._written[session.sid] = (row.last_access, row.seated)
+
+    def _skipped(self, sid: str, reason: str) -> None:
+        _log.warning("a stored session was skipped: %r: %s", sid, reason)
+        self.emit("session_skipped", {"sid": sid, "reason": reason})
+
+
+def _row_of_claim(claim: Claim) -> SessionRow:
+    about: dict[str, Any] = attrs.asdict(claim.request, recurse=False)
+    return SessionRow(
+        sid=claim.sid,
+        token_digest=claim.digest,
+        joined_at=claim.moment.wall,
+        last_access=claim.moment.wall,
+        seated=False,
+        **about,
+    )

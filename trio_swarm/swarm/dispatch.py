@@ -1,0 +1,341 @@
+"""The dispatcher: attempts of a step, one after the other, until the policy has had enough.
+
+A task is settled in every way out: pass, blocked, failed, rejected, cancelled by its own `cancel`,
+cancelled with its caller, or an error of ours. Whoever waits for it is woken, and its
+worker's credentials are dead. The original leaves a task running for ever when a spawn is
+rejected (operators contract 6.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+import trio
+
+from trio_swarm._state.layers import DEFAULT_LAYERS, LayerPlan, plan_layers
+from trio_swarm.errors import StepCancelled, StepFailed, SwarmError
+from trio_swarm.frames.operator import Worker
+from trio_swarm.limits import CLOSE_DEADLINE, MAX_STEP_ATTEMPTS, RESULT_GRACE
+from trio_swarm.operators import AnySeat, WorkerResult
+from trio_swarm.operators.approvals import ApprovalPolicy
+from trio_swarm.operators.directive import DirectiveContext, check_line
+from trio_swarm.swarm.attempt import AttemptEnd, AttemptRun, dispatching, text_of
+from trio_swarm.swarm.steps import Execute, Kind, OperatorBinding, RetryPolicy, StepOrder, compact
+from trio_swarm.workers import Outcome, Task, TaskBoard
+
+__all__ = ["Desk", "Dispatcher"]
+
+Emit: TypeAlias = Callable[[str, Mapping[str, object]], None]
+
+
+class Desk(Protocol):
+    """What a dispatcher needs to know of its swarm."""
+
+    def find_seat(self, name: str) -> AnySeat | None:
+        """The operator with that sid, role or attached name."""
+
+    def observe(self, order: StepOrder, task: Task) -> None:
+        """The order's operators are addressed by that task."""
+
+    @property
+    def worker_url(self) -> str | None:
+        """Where workers fetch and post, if anywhere."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether tasks can be watched there."""
+
+
+@attrs.define(eq=False)
+class Dispatcher:
+    """All dispatches of one swarm; it starts no task of its own."""
+
+    board: TaskBoard
+    _desk: Desk = attrs.field(repr=False)
+    _emit: Emit = attrs.field(repr=False)
+    _running: dict[str, Task] = attrs.field(factory=dict, repr=False)
+    _quiet: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+    _closed: str | None = None
+
+    @property
+    def running(self) -> int:
+        """Steps at work now."""
+        return len(self._running)
+
+    # -- orders ------------------------------------------------------------------------
+
+    def order(
+        self,
+        agent: str,
+        prompt: Any,
+        *,
+        system: str | None = None,
+        operator: AnySeat | str | OperatorBinding | None = None,
+        layers: Sequence[str] | None = None,
+        attempts: int = 1,
+        retry: RetryPolicy | None = None,
+        approval: ApprovalPolicy | None = None,
+        approvers: Sequence[AnySeat | str] = (),
+        execute: Execute | None = None,
+        grace: float = RESULT_GRACE,
+        metadata: Mapping[str, Any] | None = None,
+        worker: Worker | None = None,
+        context: DirectiveContext | None = None,
+        default_kind: Kind | None = None,
+    ) -> StepOrder:
+        """Check everything about a dispatch before anything is done. Raises ``ValueError``.
+
+        The arguments are those of `Swarm.dispatch`; ``default_kind`` is the widest tier of kinds.
+        """
+        check_line("agent", agent)
+        if system is not None:
+            _check_text("system", system)
+        if (
+            not isinstance(attempts, int)
+            or isinstance(attempts, bool)
+            or not 1 <= attempts <= MAX_STEP_ATTEMPTS
+        ):
+            raise ValueError(f"attempts: expected 1 to {MAX_STEP_ATTEMPTS}, not {attempts!r}")
+        if math.isnan(grace) or grace < 0:
+            raise ValueError(f"grace: expected seconds, not {grace!r}")
+        plan = plan_layers(layers if layers is not None else _default_layers(execute))
+        binding = operator if isinstance(operator, OperatorBinding) else None
+        if operator is not None and binding is None:
+            binding = OperatorBinding.whole(operator)  # type: ignore[arg-type]
+        seats = self._seats(binding or OperatorBinding(), agent, plan, default_kind)
+        _check_executor(plan, seats[2], execute)
+        known = _json_object("metadata", metadata)
+        about = context if context is not None else DirectiveContext()
+        if about.task_metadata is None and known:
+            about = attrs.evolve(about, task_metadata=known)
+        gate, gatekeepers = self._gate(plan, seats[0], approval, approvers)
+        return StepOrder(
+            agent=agent,
+            prompt=_check_text("prompt", prompt if isinstance(prompt, str) else _json_text("prompt", prompt)),
+            system=system,
+            plan=plan,
+            hook=seats[0],
+            senior=seats[1],
+            backend=seats[2],
+            execute=execute,
+            approval=gate,
+            approvers=gatekeepers,
+            attempts=attempts,
+            retry=retry if retry is not None else RetryPolicy(),
+            grace=grace,
+            metadata=known,
+            worker=worker,
+            context=about,
+        )
+
+    def _seats(
+        self, binding: OperatorBinding, agent: str, plan: LayerPlan, default_kind: Kind | None
+    ) -> tuple[AnySeat | None, AnySeat | None, AnySeat | None]:
+        """Hook, senior and backend, as far as kind and layers give them a part."""
+        hooked = plan.before and binding.kind_of(agent, default_kind) != "automate"
+        hook = self._seat("operator.hook", binding.hook)
+        senior = self._seat("operator.senior", binding.senior)
+        backend = self._seat("operator.backend", binding.backend)
+        if backend is not None and not (plan.delegated and "execute" in backend.verbs):
+            backend = None
+        return (hook if hooked else None), (senior if plan.ask else None), backend
+
+    def _seat(self, key: str, named: AnySeat | str | None) -> AnySeat | None:
+        if named is None or isinstance(named, AnySeat):
+            return named
+        if not isinstance(named, str):
+            raise ValueError(f"{key}: expected a seat or its name, not a {type(named).__name__}")
+        return self.require_seat(key, named)
+
+    def _gate(
+        self,
+        plan: LayerPlan,
+        hook: AnySeat | None,
+        approval: ApprovalPolicy | None,
+        approvers: Sequence[AnySeat | str],
+    ) -> tuple[ApprovalPolicy | None, tuple[AnySeat, ...]]:
+        """The policy, and whom it is put to; without a policy the hook alone is asked."""
+        if approval is None:
+            if approvers:
+                raise ValueError("approvers: they need an approval policy that says how many must agree")
+            return None, ()
+        if not plan.before:
+            raise ValueError("approval: nobody would be asked, because the layer main_ai is not there")
+        named = [self._seat("approvers", each) for each in approvers] or [hook]
+        seats = tuple(seat for seat in named if seat is not None)
+        if not seats:
+            raise ValueError("approval: there is nobody to ask; name approvers or an operator")
+        for seat in seats:
+            if "before_spawn" not in seat.verbs:
+                raise ValueError(f"approvers: {seat.name} gates nothing: it has no before_spawn")
+        if len({id(seat) for seat in seats}) < len(seats):
+            raise ValueError("approvers: an operator is there twice")
+        if approval.need(len(seats)) > len(seats):
+            raise ValueError(f"approval: {approval.rule} of {len(seats)} approvers can never agree")
+        return approval, seats
+
+    # -- running -----------------------------------------------------------------------
+
+    def require_seat(self, key: str, name: str) -> AnySeat:
+        """The operator of that name; else ``ValueError``, which names ``key``."""
+        seat = self._desk.find_seat(name)
+        if seat is None:
+            raise ValueError(f"{key}: no such registered operator session '{name}'")
+        return seat
+
+    def create(self, order: StepOrder, *, parent: str | None = None) -> Task:
+        """The task of an order, below ``parent``, or else the task in whose attempt this is called.
+
+        Whose task has ended meanwhile is below it no more, but below the next that still runs.
+
+        Raises `Refused` too deep below others, `BusyError` when there are too many, and
+        ``trio.ClosedResourceError`` when the swarm is ending.
+        """
+        if self._closed is not None:
+            raise trio.ClosedResourceError(self._closed)
+        known = map(self.board.find, dispatching())
+        above = [task.task_id for task in known if task is not None and task.outcome is None]
+        task = self.board.create(
+            order.agent,
+            order.prompt,
+            system=order.system,
+            metadata=order.metadata,
+            parent=parent if parent is not None else above[-1] if above else None,
+        )
+        self._desk.observe(order, task)
+        return task
+
+    async def run(self, order: StepOrder, task: Task) -> WorkerResult:
+        """Carry out an order. See `Swarm.dispatch`."""
+        deadline = trio.current_effective_deadline()
+        self._running[task.task_id] = task
+        settled: Outcome | None = None
+        try:
+            with trio.CancelScope() as scope, task.runs_in(scope):
+                ended = await self._attempts(order, task)
+                settled = self._settle(task, ended)
+        except Exception as error:
+            # An error of ours, or what was beside a cancellation of the task in one group.
+            raise self._left(task, error) from error
+        except BaseException as error:
+            self._settle_left(task, error, deadline)
+            raise
+        finally:
+            del self._running[task.task_id]
+            self._quiet.unpark_all()
+        if settled is None or task.outcome is not settled:
+            raise self._stopped(task)
+        if ended.outcome in ("failed", "rejected"):
+            raise StepFailed(task.task_id, task.attempts, ended.reason) from ended.error
+        return WorkerResult(ended.value, ended.outcome == "pass", ended.stats)
+
+    async def _attempts(self, order: StepOrder, task: Task) -> AttemptEnd:
+        await trio.lowlevel.checkpoint()
+        while True:
+            attempt = task.begin()
+            run = AttemptRun(order, task, attempt, self._emit, self._desk.worker_url, self._desk.watched)
+            ended = await run.run()
+            told = {"task_id": task.task_id, "attempt": attempt.number, "outcome": ended.outcome}
+            self._emit("attempt_ended", {**told, "reason": ended.reason})
+            if attempt.number >= order.attempts or ended.outcome not in order.retry.on:
+                return ended
+            if task.outcome is not None:  # Somebody else settled it.
+                return ended
+            task.waiting_for = f"attempt {attempt.number + 1}"
+            await trio.sleep(order.retry.delay(attempt.number))
+            task.waiting_for = None
+
+    def _settle(self, task: Task, ended: AttemptEnd) -> Outcome:
+        status: Any = "failed" if ended.outcome == "rejected" else ended.outcome
+        outcome = Outcome(task.task_id, status, ended.value, task.attempts, ended.reason)
+        task.settle(outcome)
+        return outcome
+
+    def _left(self, task: Task, error: Exception) -> SwarmError:
+        if task.cancel_requested is not None or task.outcome is not None:
+            return self._stopped(task)
+        reason = f"dispatch failed: {type(error).__name__}: {text_of(error)}"
+        task.settle(Outcome(task.task_id, "failed", None, task.attempts, reason))
+        return StepFailed(task.task_id, task.attempts, reason)
+
+    def _stopped(self, task: Task) -> StepCancelled:
+        """Its own cancel, or whoever settled it meanwhile, came first."""
+        reason = task.cancel_requested or "its task was settled"
+        task.settle(Outcome(task.task_id, "cancelled", None, task.attempts, reason))
+        return StepCancelled(task.task_id, task.attempts, reason)
+
+    def _settle_left(self, task: Task, error: BaseException, deadline: float) -> None:
+        """The attempt was left by a cancellation from outside, or by an error that is ours."""
+        cancelled = isinstance(error, trio.Cancelled) or (
+            isinstance(error, BaseExceptionGroup) and error.subgroup(trio.Cancelled) is not None
+        )
+        if not cancelled:
+            reason = f"dispatch failed: {type(error).__name__}: {text_of(error)}"
+            task.settle(Outcome(task.task_id, "failed", None, task.attempts, reason))
+        elif trio.current_time() >= deadline > -math.inf:  # That is what a cancelled scope has.
+            task.settle(Outcome(task.task_id, "timeout", None, task.attempts, "its deadline has passed"))
+        else:
+            reason = task.cancel_requested or "its caller was cancelled"
+            task.settle(Outcome(task.task_id, "cancelled", None, task.attempts, reason))
+
+    # -- the end -----------------------------------------------------------------------
+
+    def close(self, reason: str) -> None:
+        """Ask every running step to stop, and take no more of them."""
+        self._closed = reason
+        for task in tuple(self._running.values()):
+            task.cancel(reason)
+
+    async def end(self, reason: str) -> None:
+        """`close`, and wait until the steps have stopped; ``CLOSE_DEADLINE`` at most."""
+        self.close(reason)
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(CLOSE_DEADLINE):
+            while self._running:
+                await self._quiet.park()
+
+
+def _default_layers(execute: Execute | None) -> Sequence[str]:
+    """All three; what is to be executed by a callable is not delegated to the operator."""
+    return DEFAULT_LAYERS if execute is None else DEFAULT_LAYERS[1:]
+
+
+def _check_executor(plan: LayerPlan, backend: AnySeat | None, execute: Execute | None) -> None:
+    if backend is not None and execute is not None:
+        raise ValueError(
+            "execute: it would never be called, because the layer operator_delegate lets "
+            f"{backend.name} execute; leave out the one or the other"
+        )
+    if backend is None and execute is None:
+        raise ValueError("nobody can execute the step: name an operator that can, or give execute")
+
+
+def _check_text(key: str, text: str) -> str:
+    """It can be sent: a lone surrogate, which JSON lets through, has no UTF-8."""
+    if not isinstance(text, str):
+        raise ValueError(f"{key}: expected a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{key}: expected a text of Unicode characters") from None
+    return text
+
+
+def _json_text(key: str, value: Any) -> str:
+    try:
+        return compact(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: expected a text or other JSON: {error}") from None
+
+
+def _json_object(key: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}: expected an object")
+    known = dict(value)
+    _check_text(key, _json_text(key, known))
+    return known
