@@ -150,9 +150,9 @@ def document(
         {"agent": _TEXT if loose else _NAME, "prompt": _ANY, "operator_sid": {"enum": [operator]}},
         {
             "system": _or_null(_TEXT),
-            "timeout_secs": {"type": "integer", "minimum": 1, "maximum": 2**64 - 1},
-            "attempts": {"type": "integer", "minimum": 1, "maximum": 100},
-            "task_metadata": {"type": "object"},
+            "timeout_secs": _or_null({"type": "integer", "minimum": 1, "maximum": 2**64 - 1}),
+            "attempts": _or_null({"type": "integer", "minimum": 1, "maximum": 100}),
+            "task_metadata": _or_null({"type": "object"}),
         },
     )
     login = _object(

@@ -91,13 +91,18 @@ class Strikes:
         return self._pool.statistics().restarts + children
 
     async def _cut_when_pending(self) -> None:
-        # The call beside us registers its request before it first waits: that is a step or two
-        # of the scheduler away, and the answer comes too soon to wait for anything else.
+        # The call beside us registers its request before it first waits, and the seat's task writes it:
+        # that is a few steps of the scheduler, and the answer comes too soon to wait for anything else.
         for _ in range(100):
             if self._seat.statistics().replies.pending:
                 break
             await trio.lowlevel.checkpoint()
-        await self._cut()
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+        if self._seat.statistics().replies.pending:
+            await self._cut()
+        else:
+            self._cut_due += 1  # The answer was quicker: the next request is cut.
 
     async def _cut(self) -> None:
         await self._server.disconnect(self._seat.sid)
