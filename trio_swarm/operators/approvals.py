@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -155,17 +155,17 @@ class _Asking:
     withdrawal: Withdrawal
     everybody: trio.CancelScope
 
-    async def run(self, voter: _Voter, fields: dict[str, object]) -> None:
+    async def run(self, voter: _Voter, fields: dict[str, Any]) -> None:
         decision = await self._answer(voter, fields)
         if decision is not None:
             self.withdrawal.reason = f"settled_by:{decision.by}"
             self.everybody.cancel()
 
-    async def _answer(self, voter: _Voter, fields: dict[str, object]) -> Decision | None:
+    async def _answer(self, voter: _Voter, fields: dict[str, Any]) -> Decision | None:
         if voter.seat is None:
             return self.machine.abstain(self.place, "nobody holds the role")
         try:
-            await voter.seat.hook_before(**fields)  # type: ignore[arg-type]
+            await voter.seat.hook_before(**fields)
         except ApprovalDenied as denied:
             return self.machine.deny(self.place, denied.reason)
         except (PeerGoneError, BusyError) as absent:

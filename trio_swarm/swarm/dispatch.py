@@ -102,10 +102,11 @@ class Dispatcher:
         if math.isnan(grace) or grace < 0:
             raise ValueError(f"grace: expected seconds, not {grace!r}")
         plan = plan_layers(layers if layers is not None else _default_layers(execute))
-        binding = operator if isinstance(operator, OperatorBinding) else None
-        if operator is not None and binding is None:
-            binding = OperatorBinding.whole(operator)  # type: ignore[arg-type]
-        seats = self._seats(binding or OperatorBinding(), agent, plan, default_kind)
+        if operator is None:
+            binding = OperatorBinding()
+        else:
+            binding = operator if isinstance(operator, OperatorBinding) else OperatorBinding.whole(operator)
+        seats = self._seats(binding, agent, plan, default_kind)
         _check_executor(plan, seats[2], execute)
         known = _json_object("metadata", metadata)
         about = context if context is not None else DirectiveContext()
