@@ -304,6 +304,7 @@ class Walk(RuleBasedStateMachine):
         assert self.seat.socket == self.current
         counts = self.seat.statistics()
         assert counts.outstanding == len(self.waiting)
+        assert counts.offered == sum(1 for name in self.waiting if self.offered.get(name))
         assert counts.requests == counts.settled + counts.withdrawn + counts.outstanding
         assert counts.notices == len(self.notices) + len(self.words)
         assert counts.redelivered == self.redelivered

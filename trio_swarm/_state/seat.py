@@ -277,6 +277,7 @@ class SeatMachine:
         """Counts so far."""
         return SeatStatistics(
             outstanding=len(self._outstanding),
+            offered=sum(1 for each in self._outstanding.values() if each.offers),
             notices=len(self._notices) + len(self._withdrawals),
             requests=self._requests,
             settled=self._settled,

@@ -71,6 +71,9 @@ class SeatStatistics:
 
     outstanding: int
     """Requests that wait for an answer now."""
+    offered: int
+    """Those of them that were taken for writing on a socket, this one or an earlier: delivered
+    again on the next."""
     notices: int
     """Notices, of withdrawals too, that wait to be written now."""
     requests: int

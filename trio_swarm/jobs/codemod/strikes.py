@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 RECOVERY: Final = 10.0
 """Seconds to wait at the end for who was killed to be there again; the run does not need them."""
+_STEPS: Final = 100
+"""Of the scheduler, to wait for a request to be written: an operator that is away takes none."""
 
 
 @attrs.define(eq=False)
@@ -59,10 +61,16 @@ class Strikes:
         if not self._cut_due:
             return await request()
         self._cut_due -= 1
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cut_when_pending)
-            answer = await request()
-        return answer  # noqa: RET504 - not out of the middle of a nursery
+        before, cutting = self._redelivered, trio.CancelScope()
+        self.nursery.start_soon(self._cut_under_requests, cutting)
+        try:
+            return await request()
+        finally:
+            cutting.cancel()
+            if self._redelivered > before:
+                self._fell("drop-operator")
+            else:
+                self._cut_due += 1  # The answers were quicker than the cut: the next request is to see one.
 
     @property
     def needs_a_child(self) -> bool:
@@ -77,7 +85,7 @@ class Strikes:
         async with self._swarm.subscribe() as events:
             async with trio.open_nursery() as self.nursery:
                 for _ in range(self._cut_due):
-                    self.nursery.start_soon(self._cut)
+                    self.nursery.start_soon(self._cut_the_idle)
                 self.missed = [kind for kind in self._due if not self._strike(kind, idle_too=True)]
             with trio.move_on_after(RECOVERY):
                 while self._restarts_noticed() < len(self._killed):
@@ -90,21 +98,21 @@ class Strikes:
         children = sum(child.statistics().crashes for child in self._children)
         return self._pool.statistics().restarts + children
 
-    async def _cut_when_pending(self) -> None:
-        # The call beside us registers its request before it first waits, and the seat's task writes it:
+    async def _cut_under_requests(self, until_answered: trio.CancelScope) -> None:
+        # The request is made before its caller first waits, and the seat's task takes it to write it:
         # that is a few steps of the scheduler, and the answer comes too soon to wait for anything else.
-        for _ in range(100):
-            if self._seat.statistics().replies.pending:
-                break
-            await trio.lowlevel.checkpoint()
-        for _ in range(2):
-            await trio.lowlevel.checkpoint()
-        if self._seat.statistics().replies.pending:
-            await self._cut()
-        else:
-            self._cut_due += 1  # The answer was quicker: the next request is cut.
+        with until_answered:
+            for _ in range(_STEPS):
+                if self._seat.statistics().delivery.offered:
+                    await self._server.disconnect(self._seat.sid)
+                    return
+                await trio.lowlevel.checkpoint()
 
-    async def _cut(self) -> None:
+    @property
+    def _redelivered(self) -> int:
+        return self._seat.statistics().redelivered
+
+    async def _cut_the_idle(self) -> None:
         await self._server.disconnect(self._seat.sid)
         self._fell("drop-operator")
 
