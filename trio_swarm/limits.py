@@ -185,15 +185,14 @@ MAX_KEPT: Final = 256 * 2**20
 ended first are forgotten."""
 
 GUESSES_PER_PEER: Final = 30
-"""Unknown handles from one address within a minute; then 429."""
+"""Unknown handles from one address, or for one task, within a minute; then 429, and all take turns."""
 
 GUESSES_PER_SERVER: Final = 120
 """Unknown handles in all within a minute: at 100 live handles a hit takes 248 days on average."""
 
-GUESSES_IN_SPITE: Final = 3000
-"""Unknown handles in all within a minute, beyond the numbers above, until workers that are known are
-shut out too. At 100 live handles, all of them known from the guesser's own address, a hit takes 10 days
-on average."""
+GUESS_TURN: Final = 0.02
+"""Between two handles, good or bad, that are looked at while too many unknown ones come: at 100 live
+handles a hit takes 10 days on average, and a good one waits 5 s at most with ``MAX_CONNECTIONS``."""
 
 FORGOTTEN_HANDLES: Final = 4096
 """Handles of forgotten attempts that are still told from a guess."""
@@ -226,7 +225,7 @@ MAX_TASK_OUTPUTS: Final = 2**30
 """The outputs of one task together."""
 
 MAX_ALL_OUTPUTS: Final = 4 * 2**30
-"""The outputs of all tasks together."""
+"""The outputs of all tasks together; beyond, those of ended tasks give way."""
 
 MAX_TASK_RECORDS: Final = 1024
 """Outputs of one task, by number."""

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_swarm._io.session_db import FILE_NAME, SessionRow, open_session_db
+from trio_swarm._io.session_db import FILE_NAME, ObservedRow, SessionRow, open_session_db
 from trio_swarm.errors import StoreError
 
 ROW = SessionRow(
@@ -52,6 +52,87 @@ async def test_rows_come_back_as_they_were_put(state) -> None:
         assert await db.load() == ([ROW, BARE], [])
     async with open_session_db(state) as db:
         assert await db.load() == ([ROW, BARE], [])
+
+
+def noted(sid: str, *numbers: int) -> list[ObservedRow]:
+    return [ObservedRow(sid, number, {"run_id": f"ST-{number}", "goal": "ü\n\x00"}) for number in numbers]
+
+
+async def test_logs_come_back_in_their_order_with_the_latest_entries_only(state) -> None:
+    """Each session has its own; what was written twice is there once."""
+    async with open_session_db(state) as db:
+        await db.insert(ROW)
+        await db.insert(BARE)
+        await db.note_observed([*noted("S-1", 1, 2), *noted("S-2", 1)], most=3)
+        await db.note_observed([*noted("S-1", 2, 3, 4, 5)], most=3)
+        await db.note_observed([], most=3)
+    async with open_session_db(state) as db:
+        assert await db.load_observed() == ([*noted("S-1", 3, 4, 5), *noted("S-2", 1)], [])
+
+
+async def test_a_log_goes_with_its_session(state) -> None:
+    """And none is written for one that is gone."""
+    async with open_session_db(state) as db:
+        await db.insert(ROW)
+        await db.insert(BARE)
+        await db.note_observed([*noted("S-1", 1), *noted("S-2", 1)], most=3)
+        await db.delete("S-1")
+        await db.note_observed(noted("S-1", 2), most=3)
+        await db.note_observed(noted("S-3", 1), most=3)
+        assert await db.load_observed() == (noted("S-2", 1), [])
+
+
+_FIRST_VERSION = """
+    CREATE TABLE sessions (
+        sid TEXT PRIMARY KEY NOT NULL, token_digest BLOB NOT NULL, roles_json TEXT NOT NULL,
+        desc_json TEXT NOT NULL, capability_manifest_json TEXT NOT NULL, joined_at_secs REAL NOT NULL,
+        last_access_secs REAL NOT NULL, seated INTEGER NOT NULL
+    );
+    INSERT INTO sessions VALUES ('S-2', zeroblob(32), '[]', 'null', 'null', 1001.0, 1001.0, 0);
+    PRAGMA application_id = 1953724275;
+    PRAGMA user_version = 1;
+"""
+
+
+async def test_a_store_of_the_first_version_is_taken_over(state) -> None:
+    """Its sessions are there as they were, and get a log."""
+    state.mkdir(mode=0o700)
+    connection = sqlite3.connect(state / FILE_NAME)
+    connection.executescript(_FIRST_VERSION)
+    connection.close()
+    (state / FILE_NAME).chmod(0o600)
+    for _ in range(2):
+        async with open_session_db(state) as db:
+            assert await db.load() == ([BARE], [])
+            await db.note_observed(noted("S-2", 1), most=3)
+            assert await db.load_observed() == (noted("S-2", 1), [])
+    connection = sqlite3.connect(state / FILE_NAME)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("number", 0),
+        ("number", "x"),
+        ("entry_json", "{"),
+        ("entry_json", "[]"),
+        ("entry_json", b"\xff"),
+        ("entry_json", 7),
+        ("sid", b"\xff"),
+    ],
+)
+async def test_a_poisoned_entry_is_skipped_and_named(state, column, value) -> None:
+    """The others are read all the same."""
+    async with open_session_db(state) as db:
+        await db.insert(ROW)
+        await db.note_observed(noted("S-1", 5, 6), most=3)
+    _sql(state, f"UPDATE observed SET {column} = :value WHERE number = 5", value=value)
+    async with open_session_db(state) as db:
+        rows, (bad,) = await db.load_observed()
+        assert rows == noted("S-1", 6)
+        assert bad.reason.startswith("observed.")
 
 
 async def test_a_row_is_deleted_once_and_missing_is_no_error(state) -> None:
@@ -205,8 +286,9 @@ async def test_what_is_no_store_of_ours_is_refused_and_left_alone(state) -> None
     file.unlink()
     async with open_session_db(state):
         pass
-    _sql(state, "PRAGMA user_version = 2")
-    await _refused(state, "schema version 2, this program knows 1 only")
+    for version in (3, 0):
+        _sql(state, f"PRAGMA user_version = {version}")
+        await _refused(state, f"schema version {version}, this program knows 1 to 2 only")
 
 
 @pytest.mark.parametrize(

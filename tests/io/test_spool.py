@@ -25,6 +25,25 @@ async def read(path) -> bytes:
     return bytes(got)
 
 
+async def test_a_write_that_found_no_room_added_nothing(tmp_path, monkeypatch) -> None:
+    """So that it can be done again, once somebody has made room."""
+    write, room = os.write, [5, 0]
+
+    def full(fd, data):
+        if room and not (left := room.pop(0)):
+            raise OSError(errno.ENOSPC, "no room")
+        return write(fd, data[: left if room else None])
+
+    async with spooled(tmp_path, "x") as file:
+        await file.write(b"before ")
+        monkeypatch.setattr(spool.os, "write", full)
+        with pytest.raises(DiskFull):
+            await file.write(b"0123456789")
+        assert await read(file.path) == b"before "
+        await file.write(b"0123456789")
+        assert await read(file.path) == b"before 0123456789"
+
+
 async def test_a_file_that_is_kept(tmp_path) -> None:
     """Private, in a directory that is made for it, and read back whole."""
     directory = tmp_path / "spool"

@@ -42,6 +42,30 @@ def test_large_metadata_is_left_out(size, omitted) -> None:
     assert entry["task_metadata"] == (None if omitted else metadata)
 
 
+def test_what_is_not_on_disk_yet_is_told_once() -> None:
+    """With its number; what the ring has forgotten before it could be written is not told."""
+    log = Observed()
+    for number in range(1, 4):
+        log.add({"run_id": str(number)})
+    assert log.unstored() == [(number, {"run_id": str(number)}) for number in (1, 2, 3)]
+    log.add({"run_id": "4"})  # while the others are being written
+    log.stored(3)
+    assert log.unstored() == [(4, {"run_id": "4"})]
+    log.stored(4)
+    assert log.unstored() == []
+    for number in range(5, 100):
+        log.add({"run_id": str(number)})
+    assert [number for number, _ in log.unstored()] == list(range(68, 100))
+
+
+def test_a_log_from_disk_goes_on_where_it_was() -> None:
+    log = Observed.restored([(7, {"run_id": "7"}), (9, {"run_id": "9"})])
+    assert log.unstored() == []
+    log.add({"run_id": "10"})
+    assert log.about() == {"observed": [{"run_id": each} for each in ("7", "9", "10")], "observed_total": 10}
+    assert log.unstored() == [(10, {"run_id": "10"})]
+
+
 def test_the_log_is_a_ring_and_its_count_only_grows() -> None:
     log = Observed()
     assert log.about() == {"observed": [], "observed_total": 0}

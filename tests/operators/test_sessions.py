@@ -26,6 +26,7 @@ from tests.operators.support import Events, Login, Result, log_in, rest, serving
 from trio_swarm._io.session_db import FILE_NAME
 from trio_swarm.errors import PeerGoneError, StoreError
 from trio_swarm.operators.login import Moment
+from trio_swarm.operators.observed import observation
 from trio_swarm.operators.server import OperatorServer
 
 
@@ -114,6 +115,73 @@ async def test_a_deleted_session_does_not_come_back(state) -> None:
     async with serving(state=state) as server:
         assert [seat.sid for seat in server.seats()] == [stays.sid]
         assert (await known(server, gone)).status_code == 404
+
+
+def told(number: int) -> dict[str, Any]:
+    return observation(f"ST-{number}", "coder", "do it", at=number, metadata={"n": number})
+
+
+async def shown(server: OperatorServer, login: Login) -> tuple[list[str], int]:
+    about = (await known(server, login)).json()
+    return [each["run_id"] for each in about["observed"]], about["observed_total"]
+
+
+async def test_what_an_operator_was_given_to_do_survives_a_restart(state) -> None:
+    """Its latest 32 entries and their count, over several; those of others are theirs."""
+    async with serving(state=state) as server:
+        login, other = await log_in(server, roles=["a"]), await log_in(server, roles=["b"])
+        for number in range(1, 41):
+            server.observe(login.sid, told(number))
+        server.observe(other.sid, told(99))
+        before = (await known(server, login)).json()
+    async with serving(state=state) as server:
+        assert (await known(server, login)).json() == before
+        assert await shown(server, other) == (["ST-99"], 1)
+        server.observe(login.sid, told(41))
+    async with serving(state=state) as server:
+        assert await shown(server, login) == ([f"ST-{number}" for number in range(10, 42)], 41)
+        assert (await delete(server, login)).status_code == 204
+    assert sql(state, "SELECT sid, count(*) FROM observed GROUP BY sid") == [(other.sid, 1)]
+
+
+async def test_what_an_operator_was_given_to_do_is_on_disk_soon(state) -> None:
+    """Not only at the end in order, nor a minute later."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+        server.observe(login.sid, told(1))
+        assert server._sessions.store is not None
+        with trio.fail_after(10):
+            while not (await server._sessions.store.load_observed())[0]:
+                await trio.sleep(0.005)
+
+
+async def test_a_log_that_cannot_be_written_is_written_later(state, caplog) -> None:
+    """It is told, and nothing is lost but time; of entries that cannot be read the others are there."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+        sessions = server._sessions
+        assert sessions.store is not None
+        log = sessions.table.find(login.sid).observed
+
+        async def run(statement: str) -> None:
+            await sessions.store._call(sessions.store._execute, statement, [()])
+
+        await run(
+            "CREATE TRIGGER broken BEFORE INSERT ON observed BEGIN SELECT RAISE(ABORT, 'disk on fire'); END"
+        )
+        log.add(told(1))
+        log.add(told(2))
+        with pytest.raises(StoreError, match="disk on fire"):
+            await sessions.write_observed()
+        await run("DROP TRIGGER broken")
+        log.add(told(3))
+        log.add(told(4))
+        assert await sessions.write_observed() == 4
+        assert await sessions.write_observed() == 0
+    sql(state, "UPDATE observed SET entry_json = 'x' WHERE number = 2")
+    async with serving(state=state) as server:
+        assert await shown(server, login) == (["ST-1", "ST-3", "ST-4"], 4)
+    assert "observation was skipped" in caplog.text
 
 
 async def test_without_a_state_nothing_is_kept(tmp_path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from trio_swarm._state.guesses import GuessLimit
 from trio_swarm._state.token import CapabilityToken, attenuate, mint
 from trio_swarm.errors import BusyError, Refused
 from trio_swarm.limits import (
+    GUESSES_PER_PEER,
     IDEMPOTENCY_KEYS,
     KEPT_ATTEMPTS,
     KEY_LIFE,
@@ -78,6 +79,7 @@ class Board(RuleBasedStateMachine):
         self.count = 0
         self.tasks: dict[str, str] = {}
         self.depth: dict[str, int] = {}
+        self.above: dict[str | None, list[str]] = {}
         self.ended_in_order: list[str] = []
         self.attempts: list[Credentials] = []
         self.ended: set[tuple[str, int]] = set()
@@ -90,7 +92,9 @@ class Board(RuleBasedStateMachine):
         self.count += 1
         task = f"ST-{self.count}"
         parent = data.draw(st.none() | st.sampled_from([*self.tasks, "ST-none"]))
-        depth = 0 if parent is None else self.depth.get(parent, 99) + 1
+        named = [*self.above.get(parent, ()), parent]
+        above = [each for each in named if each in self.tasks and self.tasks[each] not in STATUSES]
+        depth = self.depth[above[-1]] + 1 if above else 99 if parent == "ST-none" else 0
         if depth >= MAX_SPAWN_DEPTH:
             with pytest.raises(Refused):
                 self.machine.create(task, parent=parent)
@@ -104,6 +108,8 @@ class Board(RuleBasedStateMachine):
         for gone in expected:
             del self.tasks[gone]
         self.tasks[task], self.depth[task] = "pending", depth
+        self.above[task] = above
+        assert self.machine.find(task).depth == depth
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
@@ -298,52 +304,56 @@ def test_the_last_final_is_the_one() -> None:
 
 
 def test_unknown_handles_are_counted_against_who_shows_them() -> None:
-    machine, _, _ = begun(BoardMachine(secret=SECRET, guesses=GuessLimit(per_peer=2, per_server=3)))
+    """A good one passes all the same, from wherever it comes."""
+    machine, record, _ = begun(BoardMachine(secret=SECRET, guesses=GuessLimit(per_peer=2, per_server=3)))
     for _ in range(2):
         assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=0, peer="1.1.1.1") == 410
     with pytest.raises(Denied) as caught:
-        machine.admit("wh-12345678", "fetch_prompt", now=15, peer="1.1.1.1")
+        machine.admit("wh-00000000", "fetch_prompt", now=15, peer="1.1.1.1")
     assert (caught.value.status, caught.value.retry_after) == (429, 45)
-    assert machine.admit("wh-12345678", "fetch_prompt", now=15, peer="2.2.2.2")
+    assert machine.admit("wh-12345678", "fetch_prompt", now=15, peer="1.1.1.1").record is record
     assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=15, peer="2.2.2.2") == 410
-    assert denied(machine.admit, "wh-12345678", "fetch_prompt", now=15, peer="3.3.3.3") == 429
+    assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=15, peer="3.3.3.3") == 429
+    assert machine.admit("wh-12345678", "fetch_prompt", now=15, peer="3.3.3.3").record is record
+    assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=60, peer="1.1.1.1") == 410
 
 
 @pytest.mark.parametrize(
-    ("peer", "task_id", "status"),
+    ("peer", "task_id", "takes_turns"),
     [
-        ("1.1.1.1", None, None),  # good from there before
-        ("2.2.2.2", "ST-1", None),  # names its task
-        ("2.2.2.2", None, 429),
-        ("2.2.2.2", "ST-2", 429),
+        ("1.1.1.1", None, True),
+        ("1.1.1.1", "ST-2", True),  # no such task
+        ("1.1.1.1", "ST-3", True),  # it has ended
+        ("1.1.1.1", "ST-1", False),
+        ("2.2.2.2", None, False),
     ],
 )
-def test_garbage_of_others_does_not_shut_out_a_worker_that_is_known(peer, task_id, status) -> None:
-    """They share an address, as all of loopback does."""
-    machine, record, _ = begun(BoardMachine(secret=SECRET, guesses=GuessLimit(per_peer=2, per_server=2)))
-    machine.admit("wh-12345678", "fetch_prompt", now=0, peer="1.1.1.1")
+def test_handles_take_turns_where_there_were_too_many_unknown_ones(peer, task_id, takes_turns) -> None:
+    """Good and bad alike: who is quicker to be told is told which is which."""
+    machine, _, token = begun(BoardMachine(secret=SECRET, guesses=GuessLimit(per_peer=2, per_server=9)))
+    machine.create("ST-3")
+    machine.settle("ST-3", "pass")
     for _ in range(5):
         denied(machine.admit, "wh-00000000", "fetch_prompt", now=0, peer="1.1.1.1")
-
-    def admit():
-        return machine.admit("wh-12345678", "fetch_prompt", now=1, peer=peer, task_id=task_id)
-
-    if status is None:
-        assert admit().record is record
-    else:
-        assert denied(admit) == status
-    assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=1, peer=peer, task_id="ST-1") == 429
+    for handle in ("wh-12345678", "wh-00000000"):
+        assert machine.takes_turns(handle, now=59, peer=peer, task_id=task_id) is takes_turns
+        assert not machine.takes_turns(handle, now=60, peer=peer, task_id=task_id)
+    assert not machine.takes_turns(token.encode(), now=1, peer="1.1.1.1")
 
 
-def test_a_flood_of_guesses_gains_nothing_by_that() -> None:
-    """So many within a minute, whoever they are from; then known handles are not told from others."""
-    guesses = GuessLimit(per_peer=2, per_server=2, in_spite=10)
-    machine, _, _ = begun(BoardMachine(secret=SECRET, guesses=guesses))
-    machine.admit("wh-12345678", "fetch_prompt", now=0, peer="1.1.1.1")
-    for number in range(12):
-        denied(machine.admit, f"wh-{number:08x}", "fetch_prompt", now=0, peer="1.1.1.1")
-    assert denied(machine.admit, "wh-12345678", "fetch_prompt", now=30, peer="1.1.1.1") == 429
-    assert machine.admit("wh-12345678", "fetch_prompt", now=60, peer="1.1.1.1")
+def test_unknown_handles_that_name_a_task_count_against_it_alone() -> None:
+    """From many addresses too; those who name another task, or none, are not held up by it."""
+    machine, record, _ = begun()
+    machine.create("ST-2")
+    for number in range(GUESSES_PER_PEER):
+        peer = f"1.1.{number}.1"
+        assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=0, peer=peer, task_id="ST-1") == 410
+    assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=0, peer="9.9.9.9", task_id="ST-1") == 429
+    assert machine.takes_turns("wh-12345678", now=0, peer="9.9.9.9", task_id="ST-1")
+    assert machine.admit("wh-12345678", "fetch_prompt", now=0, task_id="ST-1").record is record
+    assert not machine.takes_turns("wh-12345678", now=0, peer="1.1.1.1", task_id="ST-2")
+    assert not machine.takes_turns("wh-12345678", now=0, peer="1.1.1.1")
+    assert denied(machine.admit, "wh-00000000", "fetch_prompt", now=60, peer="9.9.9.9", task_id="ST-1") == 410
 
 
 def test_the_handle_of_a_forgotten_attempt_is_no_guess() -> None:
@@ -387,6 +397,68 @@ def test_what_ended_tasks_hold_is_bounded_and_the_oldest_goes() -> None:
         assert machine.weigh(str(number), size) == forgotten
     assert [task.task_id for task in machine] == ["runs", "5"]
     assert machine._kept == 1
+
+
+def a_machine(*parents: str | None) -> BoardMachine:
+    """With the tasks ST-0, ST-1 ..., each below the one that is named for it."""
+    machine = BoardMachine(secret=SECRET, max_tasks=20)
+    for number, parent in enumerate(parents):
+        machine.create(f"ST-{number}", parent=parent)
+    return machine
+
+
+def depth_of(machine: BoardMachine, parent: str) -> int:
+    machine.create("ST-new", parent=parent)
+    return machine.find("ST-new").depth
+
+
+def test_a_task_is_nested_in_no_parent_that_has_ended() -> None:
+    """It comes from there; whoever goes on after three that are done is not deep down."""
+    machine = a_machine(None, "ST-0", "ST-1", "ST-2")
+    for number in range(4):
+        machine.settle(f"ST-{number}", "pass")
+    assert depth_of(machine, "ST-3") == 0
+
+
+def test_a_task_is_nested_in_what_its_ended_parent_was_nested_in() -> None:
+    machine = a_machine(None, "ST-0", "ST-1", "ST-2")
+    machine.settle("ST-1", "pass")
+    machine.settle("ST-3", "pass")
+    assert depth_of(machine, "ST-3") == 3
+    with pytest.raises(Refused, match="levels"):
+        machine.create("ST-x", parent="ST-new")
+
+
+def test_no_chain_of_ended_parents_gets_below_the_limit() -> None:
+    """Each begins the next and ends at once: as deep as if it had waited."""
+    machine = a_machine(None)
+    for number in range(1, MAX_SPAWN_DEPTH):
+        machine.create(f"ST-{number}", parent=f"ST-{number - 1}")
+        machine.settle(f"ST-{number - 1}", "pass")
+    with pytest.raises(Refused, match="levels"):
+        machine.create("ST-x", parent=f"ST-{MAX_SPAWN_DEPTH - 1}")
+
+
+def test_a_forgotten_link_hides_no_task_that_runs() -> None:
+    machine = BoardMachine(secret=SECRET, max_tasks=3)
+    machine.create("ST-0")
+    machine.create("ST-1", parent="ST-0")
+    machine.settle("ST-1", "pass")
+    machine.create("ST-2", parent="ST-1")
+    assert machine.create("ST-3") == ["ST-1"]
+    machine.settle("ST-3", "pass")
+    machine.settle("ST-2", "pass")
+    assert depth_of(machine, "ST-2") == 1
+
+
+def test_outputs_give_way_first_where_nobody_waits() -> None:
+    """What ended first goes first; what is below a task that runs comes after all others."""
+    machine = a_machine(None, "ST-0", None, "ST-1", None)
+    for number in (3, 1, 4, 2):
+        machine.settle(f"ST-{number}", "pass")
+    assert list(machine.yielding()) == ["ST-4", "ST-2", "ST-3", "ST-1"]
+    machine.settle("ST-0", "failed")
+    assert list(machine.yielding()) == ["ST-3", "ST-1", "ST-4", "ST-2", "ST-0"]
 
 
 def test_a_task_ends_only_as_ended() -> None:

@@ -50,17 +50,6 @@ def test_a_clock_set_back_locks_nobody_out() -> None:
     assert limit.wait("1.2.3.4", 10) == 0
 
 
-def test_who_is_vouched_for_waits_for_a_flood_only() -> None:
-    limit = GuessLimit(per_peer=1, per_server=2, in_spite=3)
-    limit.missed("1.2.3.4", 0)
-    for at in (0, 10, 20):
-        assert limit.wait("1.2.3.4", at) > 0
-        assert limit.wait("1.2.3.4", at, vouched=True) == 0
-        limit.missed_in_spite(at)
-    assert limit.wait("1.2.3.4", 20, vouched=True) == 40
-    assert limit.wait("1.2.3.4", 60, vouched=True) == 0
-
-
 def test_peers_are_forgotten() -> None:
     """A guesser with many addresses does not fill the memory."""
     limit = GuessLimit(per_peer=2, per_server=2)

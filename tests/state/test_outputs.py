@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,14 +18,17 @@ NAMES = ("x", "y", "out-1")
 
 
 class Outputs(RuleBasedStateMachine):
-    """Anything may be emitted, given up and forgotten in any order."""
+    """Anything may be emitted, read, given up and forgotten in any order; c has ended, and then b."""
 
     def __init__(self) -> None:
         super().__init__()
         self.index = OutputIndex(max_output=50, max_task=100, max_all=150, max_records=6)
         self.model: list[Output] = []
         self.rooms: list = []
+        self.read: list[tuple[str, ExitStack]] = []
         self.number = 0
+        self.lost: dict[str, Output] = {}
+        """Those that gave way, as the index has them; the model has them with no size."""
 
     @rule(task=st.sampled_from(TASKS))
     def begin(self, task) -> None:
@@ -41,15 +47,59 @@ class Outputs(RuleBasedStateMachine):
         everything = [*self.model, *self.rooms]
         of_task = sum(each.size for each in everything if each.task_id == room.task_id)
         total = sum(each.size for each in everything)
-        status = 413 if room.size + size > 50 or of_task + size > 100 else 507 if total + size > 150 else None
+        victims = self.victims(total + size - 150)
+        status = 413 if room.size + size > 50 or of_task + size > 100 else 507 if victims is None else None
         before = room.size
         if status is None:
-            self.index.take(room, size)
+            assert list(self.index.take(room, size, iter("cb"))) == victims
             assert room.size == before + size
+            self.gave_way(victims)
             return
         with pytest.raises(Denied) as caught:
-            self.index.take(room, size)
+            self.index.take(room, size, iter("cb"))
         assert (caught.value.status, room.size) == (status, before)
+
+    def victims(self, missing: int) -> list[Output] | None:
+        """What has to go for that many bytes; None where there is not enough."""
+        found: list[Output] = []
+        being_read = {out_id for out_id, _ in self.read}
+        for task in "cb":
+            for each in self.model:
+                if missing > 0 and each.task_id == task and each.size and each.out_id not in being_read:
+                    found.append(each)
+                    missing -= each.size
+        return found if missing <= 0 else None
+
+    def gave_way(self, gone: list[Output]) -> None:
+        """Nothing is left of them but that they were there."""
+        for output in gone:
+            known = self.index.find(output.out_id, output.task_id)
+            assert (known.given_up, known.content, known.file) == (True, None, None)
+            assert self.index.gave_up(output.out_id)
+            self.model[self.model.index(output)] = attrs.evolve(known, size=0)
+            self.lost[output.out_id] = known
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def begin_reading(self, data) -> None:
+        output = data.draw(st.sampled_from(self.model))
+        stack = ExitStack()
+        stack.enter_context(self.index.reading(output))
+        self.read.append((output.out_id, stack))
+
+    @precondition(lambda self: self.read)
+    @rule(data=st.data())
+    def end_reading(self, data) -> None:
+        self.read.pop(data.draw(st.integers(0, len(self.read) - 1)))[1].close()
+
+    @rule(size=st.integers(0, 80), where=st.sampled_from(["disk", "memory"]))
+    def clear(self, size, where) -> None:
+        """Only files are given up, or only what is in memory, and only if that is enough."""
+        before = self.model[:]
+        gone = list(self.index.give_up(size, iter("cb"), where=where))
+        assert all((each.file is not None) is (where == "disk") and each in before for each in gone)
+        assert sum(each.size for each in gone) >= size or gone == []
+        self.gave_way(gone)
 
     @precondition(lambda self: self.rooms)
     @rule(
@@ -71,6 +121,7 @@ class Outputs(RuleBasedStateMachine):
             public=public,
             size=room.size,
             content=b"x" * room.size if inline else None,
+            file=None if inline else "a path",
             artifact=artifact,
         )
         self.model.append(self.index.add(output))
@@ -82,7 +133,7 @@ class Outputs(RuleBasedStateMachine):
 
     @rule(task=st.sampled_from(TASKS))
     def forget(self, task) -> None:
-        gone = [each for each in self.model if each.task_id == task]
+        gone = [self.lost.get(each.out_id, each) for each in self.model if each.task_id == task]
         assert list(self.index.forget(task)) == gone
         self.model = [each for each in self.model if each.task_id != task]
         for room in [each for each in self.rooms if each.task_id == task]:
@@ -106,6 +157,8 @@ class Outputs(RuleBasedStateMachine):
                     or [each for each in seen if each.artifact == key]
                     or [None]
                 )[-1]
+                if expected is not None:
+                    expected = self.lost.get(expected.out_id, expected)
                 assert self.index.find(key, reader) is expected
 
     @invariant()
@@ -113,11 +166,14 @@ class Outputs(RuleBasedStateMachine):
         assert self.index.size == sum(each.size for each in [*self.model, *self.rooms])
         assert self.index._inline == sum(each.size for each in self.model if each.content is not None)
         for task in TASKS:
-            mine = [each for each in self.model if each.task_id == task]
+            mine = [self.lost.get(each.out_id, each) for each in self.model if each.task_id == task]
             assert list(self.index.of(task)) == mine
             assert list(self.index.of(task, 2)) == [each for each in mine if each.attempt == 2]
 
     def teardown(self) -> None:
+        while self.read:
+            self.read.pop()[1].close()
+        assert self.index._read == {}
         for task in TASKS:
             self.index.forget(task)
         index = self.index

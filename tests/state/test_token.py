@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from contextlib import suppress
 from itertools import pairwise
 
 import attrs
@@ -14,10 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trio_swarm._state.caveats import Scope
-from trio_swarm._state.token import (
+from trio_swarm._state.grants import (
     ROLE_VERBS,
     VERBS,
-    CapabilityToken,
     Grant,
     TokenError,
     TokenExhausted,
@@ -25,10 +25,8 @@ from trio_swarm._state.token import (
     TokenForged,
     TokenMalformed,
     UseCounts,
-    attenuate,
-    mint,
-    verify,
 )
+from trio_swarm._state.token import CapabilityToken, attenuate, mint, verify
 from trio_swarm.errors import BadTokenError
 from trio_swarm.limits import MAX_CAVEATS, MAX_TOKEN
 
@@ -785,6 +783,23 @@ def test_one_branch_does_not_use_up_the_counters_of_the_others():
             counts.use(granted(attenuate(beside, max_uses=5)))
     counts.use(granted(honest))
     assert len(counts) <= counts.most // 2 + 1
+
+
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_branches_together_do_not_use_up_the_counters_of_the_others(in_turns):
+    """They take what they can; there is still something for who comes after them."""
+    counts = UseCounts()
+    token = minted()
+    branches = [attenuate(token, scopes=[f"fetch_data@out={number}"]) for number in range(5)]
+    tries = [(uses, branch) for uses in range(1, 700) for branch in branches]
+    if not in_turns:
+        tries.sort(key=lambda each: branches.index(each[1]))
+    for uses, branch in tries:
+        with suppress(TokenExhausted):
+            counts.use(granted(attenuate(branch, max_uses=uses)))
+    assert len(counts) <= 1024 - 1024 // (6 if in_turns else 2**5)
+    for uses in range(1, 5):
+        counts.use(granted(attenuate(token, max_uses=uses)))
 
 
 def test_the_longest_chain_of_limits_is_counted():

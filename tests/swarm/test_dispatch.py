@@ -402,6 +402,65 @@ async def test_the_tasks_cancel_ends_it_wherever_it_is(tmp_path, where) -> None:
     assert (task.status, task.outcome.reason, task.waiting_for) == ("cancelled", "enough", None)
 
 
+def swallowing(end):
+    """Something that makes another end of its cancellation."""
+
+    async def stay(*_):
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            if isinstance(end, Exception):
+                raise end from None
+            return end
+
+    return stay
+
+
+@pytest.mark.parametrize("end", [OSError("gave up"), WorkerResult("done anyway"), NOT_OK], ids=repr)
+async def test_a_cancel_of_which_something_else_was_made_is_a_cancel_still(tmp_path, end) -> None:
+    """`cancel` said that it came first; what the executor makes of it does not count."""
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        order = bench.dispatcher.order("coder", "p", execute=swallowing(end))
+        task = bench.dispatcher.create(order)
+        nursery.start_soon(_cancel_task_when_blocked, task)
+        with pytest.raises(StepCancelled) as caught:
+            await bench.dispatcher.run(order, task)
+
+    assert (caught.value.reason, task.status, task.attempts) == ("enough", "cancelled", 1)
+
+
+@pytest.mark.parametrize("where", ["gate", "executes", "answers"])
+async def test_so_it_is_where_an_operator_makes_an_error_of_it(tmp_path, where) -> None:
+    """And it is not told that the step failed."""
+    operator = Scripted(executes=NOT_OK)
+    setattr(operator, where, swallowing(OSError("gave up")))
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        seat = await bench.attach(operator)
+        order = bench.dispatcher.order("coder", "p", operator=seat, layers=[D, S, M])
+        task = bench.dispatcher.create(order)
+        nursery.start_soon(_cancel_task_when_blocked, task)
+        with pytest.raises(StepCancelled):
+            await bench.dispatcher.run(order, task)
+
+    assert task.status == "cancelled"
+    assert "after" not in operator.verbs()
+
+
+async def _cancel_task_when_blocked(task) -> None:
+    await wait_all_tasks_blocked()
+    assert task.cancel("enough")
+
+
+async def test_a_deadline_of_which_an_error_was_made_is_a_timeout_still(tmp_path, autojump_clock) -> None:
+    """And its scope is left as a cancelled one."""
+    async with a_bench(tmp_path) as bench:
+        with trio.move_on_after(5) as scope:
+            await bench.dispatch(execute=swallowing(OSError("gave up")))
+        assert scope.cancelled_caught
+
+    assert bench.last.status == "timeout"
+
+
 async def test_a_task_cancelled_before_it_runs_never_begins(tmp_path) -> None:
     """No attempt, no operator asked."""
     operator = Scripted(executes="x")

@@ -360,16 +360,36 @@ async def test_attempts_and_the_context_of_the_directive(tmp_path) -> None:
 
 async def test_a_step_can_name_the_one_above_it_and_the_fourth_level_is_the_last(tmp_path) -> None:
     """An operator elsewhere says so while it answers; the depth counts across processes."""
-    async with an_api(tmp_path, ("op", Scripted(executes="x"))) as (bench, http):
-        body = {"agent": "a", "prompt": "p", "operator_sid": "op"}
+    go = trio.Event()
+
+    async def execute(frame):
+        await go.wait()
+
+    async with an_api(tmp_path, ("op", Scripted(executes=execute))) as (bench, http):
+        body = {"agent": "a", "prompt": "p", "operator_sid": "op", "detach": True}
         answers = [await http.post("/v1/tasks", json=body)]
         for _ in range(4):
             parent = bench.last.task_id
             answers.append(await http.post("/v1/tasks", json={**body, "parent_task_id": parent}))
         listed = (await http.get("/v1/tasks")).json()["tasks"]
+        go.set()
 
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 400]
+    assert [answer.status_code for answer in answers] == [202, 202, 202, 202, 400]
     assert "4 levels" in answers[-1].json()["error"]
+    assert [task["parent"] for task in listed] == [*(task["task_id"] for task in listed[1:]), None]
+
+
+async def test_steps_one_after_the_other_are_no_depth(tmp_path) -> None:
+    """A step may name one that is done as where it comes from, as often as it likes."""
+    async with an_api(tmp_path, ("op", Scripted(executes="x"))) as (bench, http):
+        body = {"agent": "a", "prompt": "p", "operator_sid": "op"}
+        answers = [await http.post("/v1/tasks", json=body)]
+        for _ in range(6):
+            parent = bench.last.task_id
+            answers.append(await http.post("/v1/tasks", json={**body, "parent_task_id": parent}))
+        listed = (await http.get("/v1/tasks")).json()["tasks"]
+
+    assert {answer.status_code for answer in answers} == {200}
     assert [task["parent"] for task in listed] == [*(task["task_id"] for task in listed[1:]), None]
 
 
@@ -389,7 +409,8 @@ BAD = [
     ({"operator": {"per_agent_kinds": []}}, 422, "operator.per_agent_kinds: expected an object"),
     ({"operator": {"per_agent_kinds": {"a": "x"}}}, 400, "operator.per_agent_kinds.a: expected one of"),
     ({"operator_sid": 5}, 422, "operator_sid: expected a string"),
-    ({"operator_sid": None}, 400, "nobody can execute"),
+    ({"operator_sid": None}, 400, "as operator_sid or operator.operator_backend_id"),
+    ({"layers": ["main_ai"]}, 400, "keep operator_delegate among the layers"),
     ({"layers": "main_ai"}, 422, "layers: expected a list"),
     ({"layers": [5]}, 422, "layers: expected a list of names"),
     ({"layers": ["x"]}, 400, "'x' is no layer"),
@@ -453,6 +474,46 @@ async def test_the_list_is_newest_first_and_bounded(tmp_path) -> None:
     assert (every["total"], every["limit"], most["limit"]) == (3, 50, 200)
     assert [task["agent"] for task in two["tasks"]] == ["a2", "a1"]
     assert {answer.status_code for answer in wrong} == {400}
+
+
+async def test_the_list_shows_no_more_of_a_step_than_fits(tmp_path) -> None:
+    """It says what it left out; the step's own address shows all."""
+    large, fits, agent = {"a": "x" * 4096}, {"a": "x" * 4088}, "ü" * 1000
+    async with an_api(tmp_path, ("op", Scripted(executes="x"))) as (_bench, http):
+        answers = [
+            await http.post(
+                "/v1/tasks",
+                json={"agent": name, "prompt": "p", "operator_sid": "op", "task_metadata": metadata},
+            )
+            for name, metadata in (("a", large), ("a", fits), (agent, {}))
+        ]
+        listed = (await http.get("/v1/tasks")).json()["tasks"]
+        whole = [(await http.get(f"/v1/tasks/{answer.json()['task_id']}")).json() for answer in answers]
+
+    shown = [(task["task_metadata"], task["task_metadata_omitted"]) for task in reversed(listed)]
+    assert shown == [(None, True), (fits, False), ({}, False)]
+    assert [task["text_truncated"] for task in reversed(listed)] == [False, False, True]
+    assert listed[0]["agent"] == "ü" * 510 + "…"
+    assert [task["task_metadata"] for task in whole] == [large, fits, {}]
+    assert whole[2]["agent"] == agent
+    assert not any("task_metadata_omitted" in task for task in whole)
+
+
+async def test_delete_of_a_step_that_makes_an_error_of_it_cancels_it(tmp_path) -> None:
+    """204, and it has not failed."""
+
+    async def execute(frame):
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            raise OSError("gave up") from None
+
+    async with an_api(tmp_path, ("op", Scripted(executes=execute))) as (bench, http):
+        body = {"agent": "a", "prompt": "p", "operator_sid": "op", "detach": True}
+        address = f"/v1/tasks/{(await http.post('/v1/tasks', json=body)).json()['task_id']}"
+        await until(lambda: bench.last.waiting_for is not None)
+        assert (await http.delete(address)).status_code == 204
+        assert (await http.get(address)).json()["status"] == "cancelled"
 
 
 async def test_delete_cancels_what_runs_and_its_client_is_told(tmp_path) -> None:

@@ -11,7 +11,14 @@ import trio
 from tests.workers.support import bearer, files_in, inline, minted, narrowed, serving
 from trio_swarm._state.attached import AttachedSessions
 from trio_swarm._state.token import CapabilityToken
-from trio_swarm.limits import GUESSES_PER_PEER, KEY_LIFE, MAX_REPORTS, SYSTEM_INLINE, WORKER_SESSION_LIFE
+from trio_swarm.limits import (
+    GUESS_TURN,
+    GUESSES_PER_PEER,
+    KEY_LIFE,
+    MAX_REPORTS,
+    SYSTEM_INLINE,
+    WORKER_SESSION_LIFE,
+)
 from trio_swarm.workers import Outcome
 
 
@@ -463,8 +470,8 @@ async def test_guessing_handles_is_limited(tmp_path) -> None:
         assert limited.status_code == 429
         wait = int(limited.headers["retry-after"])
         assert wait == 60 - GUESSES_PER_PEER
-        assert (await bench.submit(attempt.worker_handle)).status_code == 429
         assert (await bench.submit(attempt.capability_token)).status_code == 204
+        assert (await bench.prompt(task.task_id, attempt.worker_handle)).status_code == 200
         bench.clock.now += wait
         assert (await bench.submit(attempt.worker_handle)).status_code == 204
         assert (await bench.prompt(task.task_id, "wh-ffffffff")).status_code == 410
@@ -483,9 +490,40 @@ async def test_garbage_shuts_out_no_worker(tmp_path) -> None:
         }
         assert statuses == {410, 429}
         assert (await bench.submit(attempt.worker_handle)).status_code == 204
-        assert (await bench.submit(fresh.worker_handle)).status_code == 429
         assert (await bench.prompt(fresh_task.task_id, fresh.worker_handle)).status_code == 200
         assert (await bench.submit(fresh.worker_handle)).status_code == 204
+
+
+async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path) -> None:
+    """Also one that does not name its task; and of the others hardly a hundred a second are looked at."""
+    async with serving(tmp_path) as bench:
+        fresh = [bench.begun() for _ in range(5)]
+        statuses: list[int] = []
+        over = False
+
+        async def guess(number: int) -> None:
+            while not over:
+                answer = await bench.submit(f"wh-{number:08x}")
+                statuses.append(answer.status_code)
+                number += 1000
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(guess, number)
+            with trio.fail_after(10):
+                while len(statuses) < GUESSES_PER_PEER:
+                    await trio.sleep(0.001)
+            began, before = trio.current_time(), len(statuses)
+            for _, attempt in fresh:
+                assert (await bench.submit(attempt.worker_handle, b"mine")).status_code == 204
+                assert attempt.final is not None
+            took = trio.current_time() - began
+            over = True
+            looked_at = len(statuses) - before
+        assert statuses.count(410) == GUESSES_PER_PEER
+        assert set(statuses) == {410, 429}
+        assert looked_at <= 20 + took / GUESS_TURN
+        assert looked_at > 0, "the flood went on all the while"
 
 
 async def test_late_workers_are_no_guessers(tmp_path) -> None:

@@ -9,7 +9,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.workers.support import Clock, Events, serving
+from trio_swarm._state.board import Denied
 from trio_swarm.errors import BusyError, FrameError, PeerGoneError, Refused
+from trio_swarm.limits import GUESS_TURN, GUESSES_PER_PEER
 from trio_swarm.workers import Final, Outcome, Task, TaskBoard
 
 
@@ -200,6 +202,48 @@ async def test_outputs_in_memory_count_for_the_bound(tmp_path) -> None:
         assert bench.board.outputs.size < 90_000
 
 
+async def test_what_gave_way_counts_no_more(tmp_path) -> None:
+    """Else tasks would be forgotten for what they do not hold."""
+    async with serving(tmp_path, max_kept=100_000) as bench:
+        first, attempt = bench.begun()
+        await bench.emit(first.task_id, attempt.worker_handle, "x" * 50_000)
+        first.settle(ended(first))
+        store = bench.board.outputs
+        store._remove(store._index.give_up(1, bench.board._machine.yielding()))
+        second, attempt = bench.begun()
+        await bench.emit(second.task_id, attempt.worker_handle, "x" * 60_000)
+        second.settle(ended(second))
+        assert bench.board.tasks() == (first, second)
+
+
+@pytest.mark.parametrize("what", ["final", "stats"])
+async def test_what_comes_after_the_end_counts_too(what) -> None:
+    """Whoever runs a step may learn late that another has settled it."""
+    board = a_board(max_kept=2**20)
+    tasks, text = [], "x" * (2**19)
+    for _ in range(8):
+        task = board.create("a", "p")
+        attempt = task.begin()
+        task.settle(ended(task))
+        if what == "final":
+            attempt.append_final(text, True, by="executor")
+        else:
+            attempt.keep_stats(text)
+        text += "y"
+        tasks.append(task)
+    assert board.tasks() == (tasks[-1],)
+    tasks[0].attempt.append_final(text, True, by="executor")  # It is forgotten: nothing is counted.
+    assert board.tasks() == (tasks[-1],)
+
+
+async def test_while_a_task_runs_its_finals_make_nobody_go() -> None:
+    board = a_board(max_kept=1)
+    first, second = board.create("a", "p"), board.create("a", "p")
+    first.settle(ended(first, value="x" * 10_000))
+    second.begin().append_final("x" * 10_000, True, by="worker")
+    assert board.tasks() == (first, second)
+
+
 async def test_the_latest_is_kept_whatever_it_holds() -> None:
     board = a_board(max_kept=1)
     first, second = board.create("a", "p"), board.create("a", "p")
@@ -221,6 +265,53 @@ async def test_tasks_below_tasks_are_limited() -> None:
     with pytest.raises(Refused, match="no task"):
         board.create("a", "p", parent="ST-0000000000000000")
     assert len(board.tasks()) == 4
+
+
+# -- guesses -------------------------------------------------------------------------------
+
+
+def limited(board: TaskBoard) -> None:
+    """Somebody at 1.1.1.1 has shown unknown handles."""
+    for number in range(GUESSES_PER_PEER):
+        with pytest.raises(Denied):
+            board._machine.admit(f"wh-{number:08x}", "fetch_prompt", now=board._clock(), peer="1.1.1.1")
+
+
+async def test_handles_are_looked_at_in_turn_while_others_guess(autojump_clock) -> None:
+    """First come, first served, whether they are good or not; who goes away holds up nobody."""
+    board = a_board()
+    limited(board)
+    good = board.create("a", "p").begin().worker_handle
+    turns: list[tuple[str, float]] = []
+
+    async def take_turn(name: str, handle: str, task_status=trio.TASK_STATUS_IGNORED) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await board._take_turn(handle, "1.1.1.1", None)
+            turns.append((name, round((trio.current_time() - began) / GUESS_TURN, 3)))
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        scopes = {}
+        for name, handle in [("a", "wh-aaaa"), ("b", "wh-bbbb"), ("good", good), ("c", "wh-cccc")]:
+            scopes[name] = await nursery.start(take_turn, name, handle)
+            await wait_all_tasks_blocked()
+        scopes["b"].cancel()
+    assert turns == [("a", 1), ("good", 2), ("c", 3)]
+
+
+async def test_who_names_its_task_or_has_a_token_waits_for_no_guesser(autojump_clock) -> None:
+    board = a_board()
+    limited(board)
+    task = board.create("a", "p")
+    attempt = task.begin()
+    began = trio.current_time()
+    await board._take_turn(attempt.worker_handle, "1.1.1.1", task.task_id)
+    await board._take_turn(attempt.capability_token, "1.1.1.1", None)
+    await board._take_turn(attempt.worker_handle, "2.2.2.2", None)
+    assert trio.current_time() == began
+    await board._take_turn(attempt.worker_handle, "1.1.1.1", None)
+    assert trio.current_time() > began
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,11 @@ MISSING = "out-0000000000"
 def bounded(**bounds):
     """A store with other bounds."""
     return lambda board, spool: OutputStore(
-        new_hex=board._new_hex, spool=lambda: spool, index=OutputIndex(**bounds)
+        new_hex=board._new_hex,
+        spool=lambda: spool,
+        index=OutputIndex(**bounds),
+        yielding=board._machine.yielding,
+        gave_way=board._gave_way,
     )
 
 
@@ -337,6 +341,141 @@ async def test_bodies_are_bounded(tmp_path, bounds, sizes, statuses) -> None:
         assert on_disk == sum(size for size in kept if size > INLINE_OUTPUT)
 
 
+# -- giving way ----------------------------------------------------------------------------
+
+
+async def ended_with(bench: Bench, size: int, name: str = "x", **options) -> str:
+    """The id of an output of a task that has ended."""
+    task, attempt = bench.begun(**options)
+    answer = await bench.raw(name, task.task_id, attempt.worker_handle, b"x" * size, public="true")
+    task.settle(Outcome(task.task_id, "pass", None, 1))
+    return answer.json()["out_id"]
+
+
+@pytest.mark.parametrize("sizes", [(120_000, 120_000), (60_000, 60_000)], ids=["files", "memory"])
+async def test_outputs_of_ended_tasks_give_way_oldest_first(tmp_path, sizes) -> None:
+    """What is asked for afterwards was given up, and its answer says why; the younger one stays."""
+    room = sum(sizes) + 30_000
+    async with serving(tmp_path, store=bounded(max_all=room)) as bench:
+        old, young = [await ended_with(bench, size) for size in sizes]
+        task, attempt = bench.begun()
+        for size, status in ((20_000, 200), (40_000, 200)):
+            answer = await bench.raw("y", task.task_id, attempt.worker_handle, b"y" * size)
+            assert answer.status_code == status
+        gone, stays = await bench.get(old, attempt.worker_handle), await bench.get(young)
+        assert (gone.status_code, stays.status_code) == (410, 200)
+        assert "given up" in gone.json()["error"]
+        assert (await bench.get(old)).status_code == 410
+        assert bench.board.outputs.size == sizes[1] + 60_000
+        assert len(files_in(bench.spool)) == (1 if sizes[1] > INLINE_OUTPUT else 0)
+        assert bench.events.of("outputs_given_up") == [
+            {"task_id": bench.board.tasks()[0].task_id, "outputs": 1, "size": sizes[0]}
+        ]
+
+
+async def test_a_given_up_output_stays_private_and_nothing_takes_its_place(tmp_path) -> None:
+    """To those who could not see it it never was there; for a name nothing else is found."""
+    async with serving(tmp_path, store=bounded(max_all=100_000)) as bench:
+        owner, first = bench.begun()
+        private = (await bench.raw("x", owner.task_id, first.worker_handle, b"x" * 60_000)).json()["out_id"]
+        other, attempt = bench.begun()
+        await bench.raw("x", other.task_id, attempt.worker_handle, b"", public="true")
+        owner.settle(Outcome(owner.task_id, "pass", None, 1))
+        assert (await bench.raw("y", other.task_id, attempt.worker_handle, b"y" * 50_000)).status_code == 200
+        assert (await bench.get(private, attempt.worker_handle)).status_code == 404
+        assert (await bench.get(private)).status_code == 401
+        assert bench.board.outputs.find("x", task_id=owner.task_id).given_up
+        assert not bench.board.outputs.find("x", task_id=other.task_id).given_up
+
+
+async def test_nothing_of_a_running_task_gives_way(tmp_path) -> None:
+    async with serving(tmp_path, store=bounded(max_all=300_000)) as bench:
+        await ended_with(bench, 100_000)
+        running, first = bench.begun()
+        await bench.raw("x", running.task_id, first.worker_handle, b"x" * 150_000, public="true")
+        task, attempt = bench.begun()
+        answer = await bench.raw("y", task.task_id, attempt.worker_handle, b"y" * 250_000)
+        assert answer.status_code == 507
+        assert (await bench.get("x", first.worker_handle)).status_code == 200
+
+
+async def test_what_a_running_task_may_look_at_goes_last(tmp_path) -> None:
+    """Outputs of the steps below it, though they ended first."""
+    async with serving(tmp_path, store=bounded(max_all=300_000)) as bench:
+        above, attempt = bench.begun()
+        below = await ended_with(bench, 100_000, "below", parent=above.task_id)
+        alone = await ended_with(bench, 100_000, "alone")
+        answer = await bench.raw("y", above.task_id, attempt.worker_handle, b"y" * 150_000)
+        assert answer.status_code == 200
+        statuses = [(await bench.get(each, attempt.worker_handle)).status_code for each in (below, alone)]
+        assert statuses == [200, 410]
+
+
+async def test_an_output_that_is_being_read_does_not_give_way(tmp_path) -> None:
+    """Who needs the room is refused, until the last byte has been read."""
+    size = 20_000_000
+    async with serving(tmp_path, store=bounded(max_all=size + 50_000)) as bench:
+        out_id = await ended_with(bench, size)
+        task, attempt = bench.begun()
+
+        async def emit() -> int:
+            answer = await bench.raw("y", task.task_id, attempt.worker_handle, b"y" * 100_000)
+            return answer.status_code
+
+        got = 0
+        async with bench.client.stream("GET", f"/v1/data/{out_id}") as answer:
+            async for piece in answer.aiter_bytes():
+                if not got:
+                    assert await emit() == 507
+                got += len(piece)
+        assert got == size
+        with trio.fail_after(10):  # The server is done a moment after its client.
+            while await emit() != 200:
+                await trio.sleep(0.005)
+        assert (await bench.get(out_id)).status_code == 410
+
+
+async def test_one_that_gives_way_between_the_look_up_and_the_read_is_410(tmp_path, monkeypatch) -> None:
+    async with serving(tmp_path) as bench:
+        out_id = await ended_with(bench, 100_000)
+        store = bench.board.outputs
+        read = store.read
+
+        async def late(output, send) -> None:
+            store._remove(store._index.give_up(1, bench.board._machine.yielding()))
+            await read(output, send)
+
+        monkeypatch.setattr(store, "read", late)
+        answer = await bench.get(out_id)
+        assert (answer.status_code, "given up" in answer.text) == (410, True)
+
+
+async def test_files_of_ended_tasks_give_way_on_a_full_disk(tmp_path, monkeypatch) -> None:
+    """The write that failed, half done, is done again; what comes back is whole."""
+    write = os.write
+
+    async with serving(tmp_path) as bench:
+
+        def on_a_small_disk(fd, data):
+            room = 300_000 - sum(file.stat().st_size for file in files_in(bench.spool))
+            if room <= 0:
+                raise OSError(errno.ENOSPC, "no room")
+            return write(fd, data[: min(room, 7_001)])
+
+        old = [await ended_with(bench, 90_000, f"x{number}") for number in range(3)]
+        small = await ended_with(bench, 10)
+        task, attempt = bench.begun()
+        content = os.urandom(250_000)
+        monkeypatch.setattr("trio_swarm._io.spool.os.write", on_a_small_disk)
+        answer = await bench.raw("y", task.task_id, attempt.worker_handle, content)
+        assert answer.status_code == 200
+        assert (await bench.get("y", attempt.worker_handle)).content == content
+        assert [(await bench.get(each)).status_code for each in (*old, small)] == [410, 410, 410, 200]
+        refused = await bench.raw("y", task.task_id, attempt.worker_handle, content)
+        assert refused.status_code == 507
+        assert bench.errors == []
+
+
 async def test_a_declared_length_is_refused_before_the_body(tmp_path) -> None:
     """413 without reading a byte of it, and without `100 Continue`."""
     async with serving(tmp_path) as bench:
@@ -529,6 +668,73 @@ async def test_a_file_size_limit_is_507(tmp_path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert answer.status_code == 507
         assert_gone(bench)
+
+
+async def test_small_ones_of_ended_tasks_give_way_where_the_disk_has_no_room(tmp_path, monkeypatch) -> None:
+    """Memory is full of them: what is small is kept in their place, what is not is refused."""
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("trio_swarm._state.outputs.INLINE_OUTPUTS", 100_000)
+    async with serving(tmp_path) as bench:
+        old, young = [await ended_with(bench, size) for size in (50_000, 40_000)]
+        monkeypatch.setattr("trio_swarm._io.spool.os.write", full)
+        task, attempt = bench.begun()
+        content = os.urandom(40_000)
+
+        async def pieces(count: int):
+            for at in range(count):
+                yield content[at * 20_000 :][:20_000] or b"x" * 30_000
+
+        small = await bench.raw("y", task.task_id, attempt.worker_handle, pieces(2))
+        assert small.status_code == 200
+        assert (await bench.get("y", attempt.worker_handle)).content == content
+        large = await bench.raw("z", task.task_id, attempt.worker_handle, pieces(4))
+        assert large.status_code == 507
+        assert [(await bench.get(each)).status_code for each in (old, young)] == [410, 410]
+        assert bench.board.outputs.size == 40_000
+        assert (files_in(bench.spool), bench.errors) == ([], [])
+
+
+async def test_an_output_that_was_kept_in_memory_after_all_can_still_grow(tmp_path, monkeypatch) -> None:
+    """Its first piece found no room on the disk, its next ones do."""
+    write, room = os.write, [False]
+
+    def full_at_first(fd, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "no room")
+        return write(fd, data)
+
+    monkeypatch.setattr("trio_swarm._state.outputs.INLINE_OUTPUTS", 60_000)
+    monkeypatch.setattr("trio_swarm._io.spool.os.write", full_at_first)
+    async with serving(tmp_path) as bench:
+        old = await ended_with(bench, 50_000)
+        content = os.urandom(90_000)
+        task, _ = bench.begun()
+        async with bench.board.outputs.draft(task.task_id) as draft:
+            await draft.write(content[:40_000])
+            assert (await bench.get(old)).status_code == 410
+            room[0] = True
+            await draft.write(content[40_000:])
+            output = draft.keep(1, "x", parent_refs=(), public=True)
+        assert output.file.read_bytes() == content
+        assert output.content is None
+
+
+async def test_a_file_size_limit_makes_nothing_give_way(tmp_path) -> None:
+    """It would not help."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with serving(tmp_path) as bench:
+        old = await ended_with(bench, 90_000)
+        task, attempt = bench.begun()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+            answer = await bench.raw("y", task.task_id, attempt.worker_handle, b"x" * 500_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert answer.status_code == 507
+        assert (await bench.get(old)).status_code == 200
 
 
 async def test_memory_is_bounded_while_a_large_body_streams(tmp_path) -> None:

@@ -25,18 +25,19 @@ from typing import Any, Final, TypeVar
 import attrs
 import trio
 
+from trio_swarm._io import observed_rows
+from trio_swarm._io.observed_rows import ObservedRow
 from trio_swarm._io.unix import locked_directory
 from trio_swarm.errors import FrameError, StoreError
 from trio_swarm.frames import parse_json
 
-__all__ = ["FILE_NAME", "SessionDB", "SessionRow", "Unreadable", "open_session_db"]
+__all__ = ["FILE_NAME", "ObservedRow", "SessionDB", "SessionRow", "Unreadable", "open_session_db"]
 
 T = TypeVar("T")
 
 FILE_NAME: Final = "sessions.sqlite"
 """Of the database, in the directory; SQLite puts ``-wal`` and ``-journal`` beside it."""
 
-_SCHEMA_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x74737773
 """Marks the file as ours, so that no other database is taken for one."""
 
@@ -53,9 +54,12 @@ CREATE TABLE sessions (
     seated INTEGER NOT NULL
 );
 PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
+PRAGMA user_version = 1;
 COMMIT;
 """
+_STEPS: Final = (observed_rows.SCHEMA,)
+"""What each version added to the one before, from 1 on."""
+_SCHEMA_VERSION: Final = 1 + len(_STEPS)
 _COLUMNS: Final = (
     "sid, token_digest, roles_json, desc_json, capability_manifest_json,"
     " joined_at_secs, last_access_secs, seated"
@@ -141,6 +145,22 @@ class SessionDB:
             self._execute, "UPDATE sessions SET last_access_secs = ?, seated = ? WHERE sid = ?", values
         )
 
+    async def load_observed(self) -> tuple[list[ObservedRow], list[Unreadable]]:
+        """The logs of all sessions, in their order, and what could not be read. Raises `StoreError`."""
+        return await self._call(self._load_observed)
+
+    async def note_observed(self, rows: Iterable[ObservedRow], *, most: int) -> None:
+        """Add entries to the logs of their sessions, of which each keeps the latest ``most``.
+
+        Entries of a session that is gone are dropped. Raises `StoreError`.
+        """
+        added = list(rows)
+        latest = {row.sid: row.number for row in added}
+        await self._call(self._execute, observed_rows.INSERT, list(observed_rows.values_of(added)))
+        trims = [(sid, number - most) for sid, number in latest.items() if number > most]
+        if trims:
+            await self._call(self._execute, observed_rows.TRIM, trims)
+
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(function, *args, limiter=self._one_at_a_time)
 
@@ -156,6 +176,18 @@ class SessionDB:
         for values in found:
             try:
                 rows.append(_row_of(values))
+            except ValueError as error:
+                unreadable.append(Unreadable(_shown(values[0]), str(error)))
+        return rows, unreadable
+
+    def _load_observed(self) -> tuple[list[ObservedRow], list[Unreadable]]:
+        rows: list[ObservedRow] = []
+        unreadable: list[Unreadable] = []
+        with _store_errors(self._path, "read"):
+            found = self._connection.execute(observed_rows.SELECT).fetchall()
+        for values in found:
+            try:
+                rows.append(observed_rows.entry_of(values))
             except ValueError as error:
                 unreadable.append(Unreadable(_shown(values[0]), str(error)))
         return rows, unreadable
@@ -241,10 +273,15 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (version, application, tables) == (0, 0, 0):
         connection.executescript(_SCHEMA)
+        version = 1
     elif application != _APPLICATION_ID:
         raise StoreError(f"{path} is a database of another program")
-    elif version != _SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}, this program knows {_SCHEMA_VERSION} only")
+    elif not 1 <= version <= _SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this program knows 1 to {_SCHEMA_VERSION} only"
+        )
+    for number, step in enumerate(_STEPS[version - 1 :], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
 
 
 def _check_file(name: str, directory: int) -> None:

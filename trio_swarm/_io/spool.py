@@ -39,7 +39,7 @@ class SpoolFile:
     """Set it, and the file stays when the block is left."""
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append ``data``. Raises `DiskFull`, and ``OSError`` for anything else.
+        """Append ``data``. Raises `DiskFull`, and ``OSError`` for anything else; nothing was added then.
 
         Cancelled: some of it may be written.
         """
@@ -59,7 +59,13 @@ class SpoolFile:
             while left:
                 left = left[os.write(self._fd, left) :]
         except OSError as error:
+            self._cut(len(data) - len(left))
             raise _full_or(error) from error
+
+    def _cut(self, size: int) -> None:
+        """Take that many bytes back, so that whoever makes room can write them again."""
+        if size:
+            os.ftruncate(self._fd, os.lseek(self._fd, -size, os.SEEK_CUR))
 
 
 @asynccontextmanager

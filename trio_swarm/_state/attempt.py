@@ -61,8 +61,6 @@ class AttemptRecord:
     """The last one: it decides (contract 4.8)."""
     finals: int = 0
     keys: dict[str, Remembered] = attrs.field(factory=dict, repr=False)
-    places: set[str] = attrs.field(factory=set, repr=False)
-    """Where its handle was shown from."""
 
     @property
     def overhead(self) -> int:

@@ -14,20 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from trio_swarm._state.attempt import AttemptRecord, Denied, FinalValue, Remembered
-from trio_swarm._state.guesses import GuessLimit, place_of
-from trio_swarm._state.token import (
-    CapabilityToken,
-    Grant,
-    TokenExhausted,
-    TokenMalformed,
-    verify,
-)
+from trio_swarm._state.grants import Grant, TokenExhausted, TokenMalformed
+from trio_swarm._state.guesses import GuessLimit, Misses, left, no_misses
+from trio_swarm._state.token import CapabilityToken, verify
 from trio_swarm.errors import BadTokenError, BusyError, Refused
 from trio_swarm.limits import (
     FORGOTTEN_HANDLES,
@@ -55,8 +50,6 @@ Status: TypeAlias = Literal["pending", "running", "pass", "blocked", "failed", "
 STATUSES: Final = frozenset({"pass", "blocked", "failed", "cancelled", "timeout"})
 """Of a task that has ended."""
 
-_MAX_PLACES: Final = 16
-"""Of one handle, remembered."""
 _HANDLE: Final = re.compile(r"wh-[A-Za-z0-9]{2,61}")
 
 
@@ -71,10 +64,14 @@ class TaskRecord:
 
     task_id: str
     depth: int
+    above: tuple[str, ...] = ()
+    """The tasks that it is below and that ran when it was made, outermost first."""
     status: Status = "pending"
     attempts: int = 0
     kept: dict[int, AttemptRecord] = attrs.field(factory=dict, repr=False)
     """The latest attempts by number."""
+    misses: Misses = attrs.field(factory=no_misses, repr=False)
+    """Unknown handles that were shown for it."""
     size: int = 0
     """Bytes that it holds in memory, once it has ended."""
 
@@ -136,7 +133,7 @@ class BoardMachine:
         Raises `Refused` for a parent that is unknown or too deep already, `BusyError` when
         as many tasks as there may be have not ended yet.
         """
-        depth = self._depth_below(parent)
+        above, depth = self._place_below(parent)
         if task_id in self._tasks:
             raise ValueError(f"task {task_id} is there already")
         forgotten: list[str] = []
@@ -144,18 +141,44 @@ class BoardMachine:
             if not self._done:
                 raise BusyError(f"{self._max_tasks} tasks are running")
             forgotten.append(self._forget_oldest())
-        self._tasks[task_id] = TaskRecord(task_id, depth)
+        self._tasks[task_id] = TaskRecord(task_id, depth, above)
         return forgotten
 
-    def _depth_below(self, parent: str | None) -> int:
+    def _place_below(self, parent: str | None) -> tuple[tuple[str, ...], int]:
+        """What a task of that parent is nested in, and how deep.
+
+        A parent that has ended says where the task comes from, and nests it in nothing; but
+        what the parent was nested in and still runs, the task is nested in.
+        """
         if parent is None:
-            return 0
-        above = self._tasks.get(parent)
-        if above is None:
+            return (), 0
+        named = self._tasks.get(parent)
+        if named is None:
             raise Refused(f"the parent {parent!r} is no task of this board")
-        if above.depth + 1 >= MAX_SPAWN_DEPTH:
+        above = (*self._running(named.above), *self._running((parent,)))
+        depth = self._tasks[above[-1]].depth + 1 if above else 0
+        if depth >= MAX_SPAWN_DEPTH:
             raise Refused(f"tasks below tasks are limited to {MAX_SPAWN_DEPTH} levels")
-        return above.depth + 1
+        return above, depth
+
+    def _running(self, task_ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of them that have not ended: what is forgotten has."""
+        known = map(self._tasks.get, task_ids)
+        return tuple(task.task_id for task in known if task is not None and not task.ended)
+
+    def yielding(self) -> Iterator[str]:
+        """The ended tasks, in the order in which their outputs give way to those that run.
+
+        First those that are below no task which still runs, and may yet look at them; among
+        these, and then among the others, what ended first.
+        """
+        awaited: list[str] = []
+        for task_id in self._done:
+            if self._running(self._tasks[task_id].above):
+                awaited.append(task_id)
+            else:
+                yield task_id
+        yield from awaited
 
     def _forget_oldest(self) -> str:
         task_id = next(iter(self._done))
@@ -264,7 +287,8 @@ class BoardMachine:
         `use`, so that a repeated request can be given its old answer in between. Raises
         `Denied`: 400 a malformed token, or a handle of another task or attempt; 401 forged or
         expired; 403 not in the grant, or a token of another task or attempt; 410 nobody's;
-        429 too many guesses.
+        429 a handle that is nobody's, after too many of the kind. A good one always passes: how
+        fast they are tried is `takes_turns`' affair.
         """
         if is_handle(bearer):
             admission = Admission(self._by_its_handle(bearer, now, peer, task_id), None)
@@ -279,27 +303,43 @@ class BoardMachine:
             raise Denied(wrong, f"the credential is bound to attempt {record.number}")
         return admission
 
+    def takes_turns(self, bearer: str, *, now: float, peer: str = "", task_id: str | None = None) -> bool:
+        """Too many unknown handles were shown: this one is to wait for its turn, good or bad.
+
+        They are counted against the task that they name, if it runs, and else against the place
+        that they come from. So a worker that names its task waits for no guesser who cannot.
+        """
+        return is_handle(bearer) and self._wait(peer, now, task_id) > 0
+
+    def _wait(self, peer: str, now: float, task_id: str | None) -> float:
+        named = self._named(task_id)
+        return self._guesses.wait(peer, now) if named is None else left(named.misses, now)
+
+    def _named(self, task_id: str | None) -> TaskRecord | None:
+        named = None if task_id is None else self._tasks.get(task_id)
+        return None if named is None or named.ended else named
+
     def _by_its_handle(self, handle: str, now: float, peer: str, task_id: str | None) -> AttemptRecord:
-        digest, place = _digest(handle), place_of(peer)
+        digest = _digest(handle)
         if digest in self._gone:
             raise Denied(410, "the attempt of this worker handle is forgotten")
         record = self._by_handle.get(digest)
-        # What was good from the same place, or names its task, is hardly guessed: others who
-        # guess from there must not shut it out.
-        vouched = record is not None and (place in record.places or task_id == record.task_id)
-        wait = self._guesses.wait(peer, now)
-        if wait > 0 and not (vouched and self._guesses.wait(peer, now, vouched=True) == 0):
-            if record is None:
-                self._guesses.missed_in_spite(now)
-            raise Denied(429, "too many unknown handles", retry_after=wait)
         if record is None:
-            self._guesses.missed(peer, now)
-            raise Denied(410, "unknown worker handle")
+            raise self._missed(peer, now, task_id)
         if now >= record.expire_at:
             raise Denied(410, "the worker handle has expired")
-        if len(record.places) < _MAX_PLACES:
-            record.places.add(place)
         return record
+
+    def _missed(self, peer: str, now: float, task_id: str | None) -> Denied:
+        wait = self._wait(peer, now, task_id)
+        if wait > 0:
+            return Denied(429, "too many unknown handles", retry_after=wait)
+        named = self._named(task_id)
+        if named is None:
+            self._guesses.missed(peer, now)
+        else:
+            named.misses.append(now)
+        return Denied(410, "unknown worker handle")
 
     def _by_its_token(
         self, text: str, verb: str, now: float, task_id: str | None, attempt: int | None, output: str | None

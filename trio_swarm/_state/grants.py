@@ -165,8 +165,10 @@ class UseCounts:
 
     Keep one for each record of a minted token. It holds no more than ``most`` counters:
     whoever has a token can make any number of limited ones of it. Those that are made of one
-    narrowed token have half of what the token before it has (though never less than one line
-    of caveats needs), so that no helper uses up the counters of the others.
+    narrowed token have half of what is left of the counters that the token before it has
+    (though never less than one line of caveats needs). So no helper uses up the counters of
+    the others, nor do two: each further one that takes what it can leaves half of the rest.
+    Enough of them do (seven of 1024): a counter cannot be forgotten without giving its uses back.
     """
 
     most: int = MAX_USE_COUNTERS
@@ -197,10 +199,13 @@ class UseCounts:
             self._used[limit.name] = self._used.get(limit.name, 0) + 1
 
     def _check_branches(self, grant: Grant, wanted: Mapping[str, int]) -> None:
+        """Each branch of the line has at most half of what those beside it have left, its own included."""
         line = max((limit.line for limit in grant.use_limits), key=len, default=())
-        for depth, name in enumerate(line, 1):
-            most = max(self.most >> depth, MAX_CAVEATS)
-            if self._beneath.get(name, 0) + wanted.get(name, 0) > most:
+        most, taken = self.most, len(self._used)
+        for name in line:
+            own = self._beneath.get(name, 0)
+            most, taken = max((most - taken + own) // 2, MAX_CAVEATS), own
+            if own + wanted.get(name, 0) > most:
                 raise TokenExhausted(
                     f"more than {most} limits on uses are counted for what was made of one token",
                     grant.fingerprint,

@@ -2,6 +2,12 @@
 
 A worker's handle has 32 bits by contract (operators 5.3). That is enough against chance, and
 against a guesser only if it is not let try often.
+
+Whoever guesses shares an address with honest workers, all of loopback with one. To refuse a good
+handle because others guess would shut those out; to let it pass at once would tell a guesser which
+one is good, as fast as it can ask. So a good handle is never refused, and where there were too
+many misses every handle, good or bad, waits for its turn before it is looked at
+(`trio_swarm.limits.GUESS_TURN`).
 """
 
 from __future__ import annotations
@@ -9,16 +15,32 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import deque
-from typing import Final
+from typing import Final, TypeAlias
 
-from trio_swarm.limits import GUESSES_IN_SPITE, GUESSES_PER_PEER, GUESSES_PER_SERVER
+from trio_swarm.limits import GUESSES_PER_PEER, GUESSES_PER_SERVER
 
-__all__ = ["GuessLimit", "place_of"]
+__all__ = ["GuessLimit", "Misses", "left", "no_misses", "place_of"]
 
 _WITHIN: Final = 60.0
 """The window that both numbers are for, in seconds."""
 _MAX_PEERS: Final = 1024
 """Addresses watched one by one; each holds an entry for a minute after its last miss."""
+
+Misses: TypeAlias = deque[float]
+"""When the latest were; there are too many when it is full."""
+
+
+def no_misses(most: int = GUESSES_PER_PEER) -> Misses:
+    """None yet, and at most so many within a minute."""
+    return deque(maxlen=most)
+
+
+def left(misses: Misses, now: float) -> float:
+    """How long until fewer than the most are within the window. A clock set back lets everyone in."""
+    if len(misses) < (misses.maxlen or 0):
+        return 0.0
+    passed = now - misses[0]
+    return max(0.0, math.ceil(_WITHIN - passed)) if passed >= 0 else 0.0
 
 
 class GuessLimit:
@@ -26,34 +48,17 @@ class GuessLimit:
 
     An IPv6 peer is its /64: that is what one customer is given. Peers without an address (a
     Unix socket) count as one.
-
-    Whoever guesses shares an address with honest workers, all of loopback with one. What speaks
-    for itself (``vouched``) is therefore let in while the place is limited, until ``in_spite``
-    guesses have come within the minute: that many cost a guesser years, and lock nobody out.
     """
 
-    def __init__(
-        self,
-        *,
-        per_peer: int = GUESSES_PER_PEER,
-        per_server: int = GUESSES_PER_SERVER,
-        in_spite: int = GUESSES_IN_SPITE,
-    ) -> None:
+    def __init__(self, *, per_peer: int = GUESSES_PER_PEER, per_server: int = GUESSES_PER_SERVER) -> None:
         self._per_peer = per_peer
-        self._all: deque[float] = deque(maxlen=per_server)
-        self._in_spite: deque[float] = deque(maxlen=in_spite)
-        self._by_peer: dict[str, deque[float]] = {}
+        self._all = no_misses(per_server)
+        self._by_peer: dict[str, Misses] = {}
 
-    def wait(self, peer: str, now: float, *, vouched: bool = False) -> float:
-        """Seconds until that peer may try again; 0 if it may now."""
-        if vouched:
-            return _left(self._in_spite, now)
+    def wait(self, peer: str, now: float) -> float:
+        """Seconds until that peer has missed less often than is too often; 0 if it has now."""
         mine = self._by_peer.get(place_of(peer))
-        return max(_left(self._all, now), 0.0 if mine is None else _left(mine, now))
-
-    def missed_in_spite(self, now: float) -> None:
-        """Somebody who may not try has shown a credential that nobody has."""
-        self._in_spite.append(now)
+        return max(left(self._all, now), 0.0 if mine is None else left(mine, now))
 
     def missed(self, peer: str, now: float) -> None:
         """That peer has shown a credential that nobody has."""
@@ -62,7 +67,7 @@ class GuessLimit:
         times = self._by_peer.pop(place, None)
         if times is None:
             self._forget_old(now)
-            times = deque(maxlen=self._per_peer)
+            times = no_misses(self._per_peer)
         times.append(now)
         self._by_peer[place] = times  # the latest last
 
@@ -72,14 +77,6 @@ class GuessLimit:
             if len(self._by_peer) < _MAX_PEERS and 0 <= now - self._by_peer[oldest][-1] < _WITHIN:
                 return
             del self._by_peer[oldest]
-
-
-def _left(times: deque[float], now: float) -> float:
-    """How long until fewer than the most are within the window. A clock set back lets everyone in."""
-    if len(times) < (times.maxlen or 0):
-        return 0.0
-    passed = now - times[0]
-    return max(0.0, math.ceil(_WITHIN - passed)) if passed >= 0 else 0.0
 
 
 def place_of(peer: str) -> str:

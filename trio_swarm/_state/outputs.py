@@ -4,12 +4,18 @@ The index of the data store (operators contract 1.5). An output is found by its 
 latest of its producer's name, else as the latest artifact of that name: among those of the
 reader's own task, and only where they have none of that name, among the public ones of all
 tasks. Otherwise any task could put something of its own in the place of another's.
+
+Where the bound of all outputs is reached, those of ended tasks give way to one that is being
+received: their content goes, and that they were there is known until their task is forgotten, so
+that nothing else is found in their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -39,13 +45,15 @@ class Output:
     size: int
     """Bytes of the content."""
     content: bytes | None = attrs.field(repr=False)
-    """The event as JSON, or the raw body; None if it is in a file."""
+    """The event as JSON, or the raw body; None if it is in a file, or was given up."""
     file: Any = attrs.field(default=None, repr=False)
     """The path of that file."""
     content_type: str | None = None
     """Of a raw body; None for an event."""
     artifact: str | None = None
     """The name of an artifact's event."""
+    given_up: bool = False
+    """Its content gave way to another's."""
 
 
 @attrs.define(eq=False)
@@ -60,6 +68,8 @@ class Room:
 class _TaskOutputs:
     size: int = 0
     records: int = 0
+    whole: int = 0
+    """Outputs that were not given up."""
     outputs: dict[str, Output] = attrs.field(factory=dict)
 
 
@@ -86,6 +96,8 @@ class OutputIndex:
         self._by_producer: _Names = {}
         self._by_artifact: _Names = {}
         self._tasks: dict[str, _TaskOutputs] = {}
+        self._read: Counter[str] = Counter()
+        """How often each output is being read now."""
         self._all = 0
         self._inline = 0
 
@@ -102,8 +114,11 @@ class OutputIndex:
         known.records += 1
         return Room(task_id)
 
-    def take(self, room: Room, size: int) -> None:
-        """So many bytes more. Raises `Denied`: 413 for the output's or its task's bound, 507 for all."""
+    def take(self, room: Room, size: int, yielding: Iterable[str] = ()) -> tuple[Output, ...]:
+        """So many bytes more. Returns the outputs that were given up for them, of ``yielding`` tasks.
+
+        Raises `Denied`: 413 for the output's or its task's bound, 507 for that of all.
+        """
         known = self._tasks.get(room.task_id)
         if known is None:
             raise Denied(410, "the task has ended")
@@ -111,11 +126,14 @@ class OutputIndex:
             raise Denied(413, f"an output has at most {self.max_output} bytes")
         if known.size + size > self._max_task:
             raise Denied(413, f"the outputs of a task have at most {self._max_task} bytes")
-        if self._all + size > self._max_all:
+        missing = self._all + size - self._max_all
+        gone = self.give_up(missing, yielding) if missing > 0 else ()
+        if missing > 0 and not gone:
             raise Denied(507, "there is no room for more outputs")
         room.size += size
         known.size += size
         self._all += size
+        return gone
 
     def give_back(self, room: Room) -> None:
         """The output did not come about."""
@@ -125,9 +143,72 @@ class OutputIndex:
             known.records -= 1
             self._all -= room.size
 
+    def give_up(
+        self, size: int, yielding: Iterable[str], *, where: Literal["anywhere", "disk", "memory"] = "anywhere"
+    ) -> tuple[Output, ...]:
+        """Give up outputs of ``size`` bytes or more, of those tasks in that order, the oldest first.
+
+        None of them if there are not so many; never one that is being read. ``where`` says which
+        room is wanted. Returns them as they were.
+        """
+        gone: list[Output] = []
+        for output in self._may_go(yielding):
+            if size <= 0:
+                break
+            if output.size > 0 and where in ("anywhere", "memory" if output.file is None else "disk"):
+                gone.append(output)
+                size -= output.size
+        if size > 0:
+            return ()
+        for output in gone:
+            self._empty(output)
+        return tuple(gone)
+
+    def _may_go(self, yielding: Iterable[str]) -> Iterator[Output]:
+        for task_id in yielding:
+            known = self._tasks.get(task_id)
+            if known is not None and known.whole:
+                yield from (
+                    each
+                    for each in known.outputs.values()
+                    if not each.given_up and each.out_id not in self._read
+                )
+
+    def _empty(self, output: Output) -> None:
+        empty = attrs.evolve(output, content=None, file=None, given_up=True)
+        known = self._tasks[output.task_id]
+        known.outputs[output.out_id] = self._by_id[output.out_id] = empty
+        for names, key in self._names_of(output):
+            names[key][output.out_id] = empty
+        known.whole -= 1
+        known.size -= output.size
+        self._all -= output.size
+        if output.content is not None:
+            self._inline -= output.size
+
+    @contextmanager
+    def reading(self, output: Output) -> Iterator[None]:
+        """It is being read, and not given up meanwhile."""
+        self._read[output.out_id] += 1
+        try:
+            yield
+        finally:
+            self._read[output.out_id] -= 1
+            if not self._read[output.out_id]:
+                del self._read[output.out_id]
+
+    def gave_up(self, out_id: str) -> bool:
+        """The output of that id is known, and its content has given way."""
+        output = self._by_id.get(out_id)
+        return output is not None and output.given_up
+
     def fits_inline(self, size: int) -> bool:
         """It may be kept in memory."""
-        return size <= INLINE_OUTPUT and self._inline + size <= INLINE_OUTPUTS
+        return size <= INLINE_OUTPUT and self.missing_inline(size) <= 0
+
+    def missing_inline(self, size: int) -> int:
+        """Bytes that are too many in memory for one of that size."""
+        return self._inline + size - INLINE_OUTPUTS
 
     def add(self, output: Output) -> Output:
         """The output whose room was taken is complete. Raises `Denied` 410 if its task is forgotten."""
@@ -135,6 +216,7 @@ class OutputIndex:
         if known is None:
             raise Denied(410, "the task has ended")
         known.outputs[output.out_id] = self._by_id[output.out_id] = output
+        known.whole += 1
         for names, key in self._names_of(output):
             names.setdefault(key, {})[output.out_id] = output
         if output.content is not None:

@@ -40,39 +40,18 @@ from trio_swarm._state.caveats import (
 )
 from trio_swarm._state.grants import (
     ROLE_VERBS,
-    VERBS,
     Grant,
     Role,
-    TokenError,
-    TokenExhausted,
     TokenExpired,
     TokenForged,
     TokenMalformed,
-    UseCounts,
     UseLimit,
 )
 from trio_swarm.errors import FrameError
 from trio_swarm.frames import parse_json
 from trio_swarm.limits import MAX_CAVEATS, MAX_TOKEN
 
-__all__ = [
-    "ROLE_VERBS",
-    "VERBS",
-    "CapabilityToken",
-    "Grant",
-    "Role",
-    "TokenError",
-    "TokenExhausted",
-    "TokenExpired",
-    "TokenForged",
-    "TokenMalformed",
-    "UseCounts",
-    "UseLimit",
-    "attenuate",
-    "fingerprint_of",
-    "mint",
-    "verify",
-]
+__all__ = ["CapabilityToken", "attenuate", "fingerprint_of", "mint", "verify"]
 
 _ALPHABET: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")

@@ -140,6 +140,6 @@ class Expiry:
 
     async def _write(self) -> tuple[int, list[StoreError]]:
         try:
-            return await self.sessions.write_accesses(), []
+            return await self.sessions.write_accesses() + await self.sessions.write_observed(), []
         except StoreError as error:
             return 0, [error]

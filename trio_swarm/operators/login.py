@@ -136,7 +136,7 @@ class Session(Generic[SeatT]):
     seated: bool = False
     """A socket came at least once."""
     observed: Observed = attrs.field(factory=Observed, repr=False)
-    """The steps that addressed it, while this server lives."""
+    """The steps that addressed it."""
 
     @property
     def roles(self) -> tuple[str, ...]:

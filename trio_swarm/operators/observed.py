@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
-__all__ = ["Observed", "observation"]
+__all__ = ["MAX_LOGGED", "MAX_LOGGED_METADATA", "Observed", "cut", "observation"]
 
-_ENTRIES: Final = 32
-_MAX_TEXT: Final = 1024
-_MAX_METADATA: Final = 4096
+MAX_LOGGED: Final = 32
+MAX_LOGGED_TEXT: Final = 1024
+MAX_LOGGED_METADATA: Final = 4096
 """Bytes. All three are the original's (contract: operators 8.9)."""
 
 
@@ -42,9 +42,9 @@ def observation(
         metadata: of the task; left out above 4 KiB, which ``task_metadata_omitted`` says.
     """
     texts = {"slot": slot, "goal": goal, "project_root": project_root, "work_dir": work_dir}
-    short = {key: None if text is None else _cut(text) for key, text in texts.items()}
+    short = {key: None if text is None else cut(text) for key, text in texts.items()}
     known = dict(metadata or {})
-    omitted = len(json.dumps(known).encode()) > _MAX_METADATA
+    omitted = len(json.dumps(known).encode()) > MAX_LOGGED_METADATA
     return {
         "run_id": run_id,
         **short,
@@ -59,22 +59,44 @@ def observation(
 class Observed:
     """The log of one session."""
 
-    _entries: deque[Mapping[str, Any]] = attrs.field(factory=lambda: deque(maxlen=_ENTRIES), repr=False)
+    _entries: deque[Mapping[str, Any]] = attrs.field(factory=lambda: deque(maxlen=MAX_LOGGED), repr=False)
     total: int = 0
     """Entries in all; it only grows."""
+    _stored: int = 0
+    """So many of these are on disk, or were."""
+
+    @classmethod
+    def restored(cls, numbered: Iterable[tuple[int, Mapping[str, Any]]]) -> Observed:
+        """A log from disk: entries with their numbers, which count from 1, the latest last."""
+        log = cls()
+        for number, entry in numbered:
+            log._entries.append(entry)
+            log.total = log._stored = number
+        return log
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Note an entry; the oldest of more than 32 is forgotten."""
         self._entries.append(entry)
         self.total += 1
 
+    def unstored(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """The entries that are not on disk yet, with their numbers."""
+        new = min(self.total - self._stored, len(self._entries))
+        latest = list(self._entries)[len(self._entries) - new :]
+        return list(enumerate(latest, self.total - new + 1))
+
+    def stored(self, number: int) -> None:
+        """The entries up to that number are on disk."""
+        self._stored = max(self._stored, number)
+
     def about(self) -> dict[str, Any]:
         """For the record of the session, the latest entry last."""
         return {"observed": list(self._entries), "observed_total": self.total}
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """The text, or its beginning of 1 KiB at most."""
     content = text.encode()
-    if len(content) <= _MAX_TEXT:
+    if len(content) <= MAX_LOGGED_TEXT:
         return text
-    return content[: _MAX_TEXT - len("…".encode())].decode(errors="ignore") + "…"
+    return content[: MAX_LOGGED_TEXT - len("…".encode())].decode(errors="ignore") + "…"

@@ -126,6 +126,7 @@ class OperatorServer:
         session = self._table.find(sid)
         if session is not None and session.sid == sid:
             session.observed.add(entry)
+            self._expiry.write_soon()
 
     def statistics(self) -> ServerStatistics:
         """Counts so far."""
@@ -160,6 +161,7 @@ class OperatorServer:
     async def _note_accesses(self) -> None:
         try:
             await self._sessions.write_accesses()
+            await self._sessions.write_observed()
         except StoreError as error:
             _log.warning("when the sessions were last accessed could not be noted: %s", error)
 

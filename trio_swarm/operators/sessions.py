@@ -14,14 +14,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from typing import Any, Final
 
 import attrs
 import trio
 
-from trio_swarm._io.session_db import SessionDB, SessionRow
+from trio_swarm._io.session_db import ObservedRow, SessionDB, SessionRow
 from trio_swarm.errors import BadTokenError, StoreError
 from trio_swarm.operators.login import LoginRequest, Moment, Presented, RolesTaken, Session
+from trio_swarm.operators.observed import MAX_LOGGED, Observed
 from trio_swarm.operators.seat import Seat
 from trio_swarm.operators.table import Claim, Minted, SessionTable
 
@@ -71,6 +73,16 @@ class Sessions:
                 self._restore_row(row, now)
             except (ValueError, RolesTaken) as error:
                 self._skipped(row.sid, str(error))
+        await self._restore_observed(self.store)
+
+    async def _restore_observed(self, store: SessionDB) -> None:
+        found, unreadable = await store.load_observed()
+        for each in unreadable:
+            _log.warning("a stored observation was skipped: %r: %s", each.sid, each.reason)
+        for sid, rows in groupby(found, key=lambda row: row.sid):
+            session = self.table.find(sid)
+            if session is not None and session.sid == sid:
+                session.observed = Observed.restored((row.number, row.entry) for row in rows)
 
     async def mint(self, request: LoginRequest) -> Minted[Seat]:
         """Log an operator in. Cancelled: it is logged in, on disk as well, or it is not.
@@ -182,6 +194,21 @@ class Sessions:
         await self.store.touch([(sid, wall, seated) for sid, (wall, seated) in changed.items()])
         self._written.update((sid, access) for sid, access in changed.items() if sid in self._written)
         return len(changed)
+
+    async def write_observed(self) -> int:
+        """Put on disk what the operators were given to do since; returns how many entries.
+
+        Raises `StoreError`; they are written the next time then.
+        """
+        if self.store is None:
+            return 0
+        new = {session: session.observed.unstored() for session in self.table}
+        rows = [ObservedRow(each.sid, number, entry) for each, log in new.items() for number, entry in log]
+        if rows:
+            await self.store.note_observed(rows, most=MAX_LOGGED)
+        for session, log in new.items():
+            session.observed.stored(log[-1][0] if log else 0)
+        return len(rows)
 
     async def _expire(self, session: Session[Seat]) -> bool:
         seated, digest = session.seated, session.digest

@@ -96,12 +96,14 @@ class AttemptRun:
             try:
                 await self._before()
             except Exception as error:
+                await trio.lowlevel.checkpoint_if_cancelled()  # It may be what was made of a cancellation.
                 reason = f"dispatch failed: spawn rejected by middleware: {_said(error)}"
                 return AttemptEnd("rejected", reason=reason, error=error)
             self._refresh()
         try:
             await self._take(await self._execute())
         except Exception as error:
+            await trio.lowlevel.checkpoint_if_cancelled()
             reason = f"worker fn returned error: {_worker_error(error)}"
             self._after(reason)
             return AttemptEnd("failed", reason=f"dispatch failed: {reason}", error=error)
@@ -169,7 +171,7 @@ class AttemptRun:
             about = {"task_id": self.task.task_id, "attempt": self.attempt.number}
             self.emit("stats_dropped", {**about, "error": str(error)})
         else:
-            self.attempt.stats = stats
+            self.attempt.keep_stats(stats)
 
     async def _spawn(self, backend: AnySeat) -> WorkerResult:
         worker = self.order.worker
@@ -233,6 +235,7 @@ class AttemptRun:
                 )
             compact(answer)
         except Exception as error:
+            await trio.lowlevel.checkpoint_if_cancelled()
             # The step stays blocked; unlike in the original it is seen that nobody decided.
             self._trouble = f"; senior escalation failed: {_said(error)}"
             self.emit("senior_failed", {**about, "error": _said(error)})

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Unpack
 
 import attrs
 import trio
@@ -33,13 +33,10 @@ from trio_swarm._io.host import Host
 from trio_swarm._io.process import ManagedProcess
 from trio_swarm._io.target import Target
 from trio_swarm.children import Child, open_child
-from trio_swarm.frames.operator import Worker
 from trio_swarm.frames.pod import ScopeRule
 from trio_swarm.frames.record import Executor
-from trio_swarm.limits import EVENTS_BUFFERED, RESULT_GRACE, TERM_GRACE, WORKER_TOKEN_TTL
-from trio_swarm.operators import AnySeat, LocalSeat, OperatorServer, WorkerResult
-from trio_swarm.operators.approvals import ApprovalPolicy
-from trio_swarm.operators.directive import DirectiveContext
+from trio_swarm.limits import EVENTS_BUFFERED, TERM_GRACE, WORKER_TOKEN_TTL
+from trio_swarm.operators import LocalSeat, OperatorServer, WorkerResult
 from trio_swarm.pods import Pod, open_pod
 from trio_swarm.pools import Pool, open_pool
 from trio_swarm.swarm.dispatch import Dispatcher
@@ -49,7 +46,7 @@ from trio_swarm.swarm.places import open_places
 from trio_swarm.swarm.report import SwarmReport
 from trio_swarm.swarm.serving import Serving, serve
 from trio_swarm.swarm.signals import stopped_by
-from trio_swarm.swarm.steps import Execute, OperatorBinding, RetryPolicy
+from trio_swarm.swarm.steps import StepOptions
 from trio_swarm.workers import TaskBoard
 
 __all__ = ["Swarm", "SwarmReport", "open_swarm"]
@@ -170,21 +167,11 @@ class Swarm:
         self,
         agent: str,
         prompt: Any,
-        *,
-        system: str | None = None,
-        operator: AnySeat | str | OperatorBinding | None = None,
-        layers: Sequence[str] | None = None,
-        attempts: int = 1,
-        retry: RetryPolicy | None = None,
-        approval: ApprovalPolicy | None = None,
-        approvers: Sequence[AnySeat | str] = (),
-        execute: Execute | None = None,
-        grace: float = RESULT_GRACE,
-        metadata: Mapping[str, Any] | None = None,
-        worker: Worker | None = None,
-        context: DirectiveContext | None = None,
+        **options: Unpack[StepOptions],
     ) -> WorkerResult:
         """Have one step done (contract: operators 6.1): leave to start, execution, the senior's word.
+
+        All that follows ``prompt`` is named, and may be left out.
 
         Args:
             agent: who is to do it.
@@ -195,11 +182,11 @@ class Swarm:
                 take; an `OperatorBinding` for several.
             layers: some of ``operator_delegate``, ``senior_escalation`` and ``main_ai``, from the
                 inside out; unless given, all, or the last two where there is ``execute``.
-            attempts: at most so many, each with credentials of its own; ``retry`` says after which
+            attempts: at most so many (1), each with credentials of its own; ``retry`` says after which
                 outcomes (unless given: failed) and waits.
             approval: how many of ``approvers`` (or the operator) must give leave, and until when.
             execute: does the step in place of an operator: ``await execute(step)``.
-            grace: seconds for a worker that has its prompt to post, after its operator acknowledged.
+            grace: seconds (5) for a worker that has its prompt to post, after its operator acknowledged.
             metadata: JSON, told to the worker and in the directive.
             worker: the type of sub-agent that the spawn is bound to.
             context: more lines of the directive.
@@ -216,22 +203,7 @@ class Swarm:
         Its time is the caller's cancel scope. When that is cancelled, operators are told, the task
         ends as ``cancelled``, or ``timeout`` if the deadline has passed, and ``Cancelled`` goes on.
         """
-        order = self._dispatcher.order(
-            agent,
-            prompt,
-            system=system,
-            operator=operator,
-            layers=layers,
-            attempts=attempts,
-            retry=retry,
-            approval=approval,
-            approvers=approvers,
-            execute=execute,
-            grace=grace,
-            metadata=metadata,
-            worker=worker,
-            context=context,
-        )
+        order = self._dispatcher.order(agent, prompt, **options)
         return await self._dispatcher.run(order, self._dispatcher.create(order))
 
     # -- child actors ----------------------------------------------------------------

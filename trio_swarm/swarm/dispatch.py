@@ -26,9 +26,16 @@ from trio_swarm.swarm.attempt import AttemptEnd, AttemptRun, dispatching, text_o
 from trio_swarm.swarm.steps import Execute, Kind, OperatorBinding, RetryPolicy, StepOrder, compact
 from trio_swarm.workers import Outcome, Task, TaskBoard
 
-__all__ = ["Desk", "Dispatcher"]
+__all__ = ["Desk", "Dispatcher", "NobodyExecutes"]
 
 Emit: TypeAlias = Callable[[str, Mapping[str, object]], None]
+
+
+class NobodyExecutes(ValueError):
+    """There is neither an operator for the execution nor a callable."""
+
+    def __init__(self, remedy: str) -> None:
+        super().__init__(f"nobody can execute the step: {remedy}")
 
 
 class Desk(Protocol):
@@ -190,7 +197,8 @@ class Dispatcher:
     def create(self, order: StepOrder, *, parent: str | None = None) -> Task:
         """The task of an order, below ``parent``, or else the task in whose attempt this is called.
 
-        Whose task has ended meanwhile is below it no more, but below the next that still runs.
+        Whose task has ended meanwhile is below it no more, but below the next that still runs. So it
+        is with a ``parent`` that has ended: the new task names it, and is as deep as what runs.
 
         Raises `Refused` too deep below others, `BusyError` when there are too many, and
         ``trio.ClosedResourceError`` when the swarm is ending.
@@ -217,6 +225,8 @@ class Dispatcher:
         try:
             with trio.CancelScope() as scope, task.runs_in(scope):
                 ended = await self._attempts(order, task)
+                if task.cancel_requested is not None:  # It came first, whatever was made of it.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                 settled = self._settle(task, ended)
         except Exception as error:
             # An error of ours, or what was beside a cancellation of the task in one group.
@@ -311,7 +321,7 @@ def _check_executor(plan: LayerPlan, backend: AnySeat | None, execute: Execute |
             f"{backend.name} execute; leave out the one or the other"
         )
     if backend is None and execute is None:
-        raise ValueError("nobody can execute the step: name an operator that can, or give execute")
+        raise NobodyExecutes("name an operator that can, or give execute")
 
 
 def _check_text(key: str, text: str) -> str:

@@ -6,8 +6,8 @@ Values alone; `trio_swarm.swarm.dispatch` acts on them.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final, Literal, TypeAlias, get_args
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
@@ -24,6 +24,7 @@ __all__ = [
     "OperatorBinding",
     "RetryPolicy",
     "Step",
+    "StepOptions",
     "StepOrder",
     "collapse_kind",
     "compact",
@@ -124,6 +125,23 @@ class Step:
 
 Execute: TypeAlias = Callable[[Step], Awaitable[Any]]
 """Does a step: returns its value, or a `WorkerResult`; what it raises fails the attempt."""
+
+
+class StepOptions(TypedDict, total=False):
+    """What may be said of a dispatch beside agent and prompt; `Swarm.dispatch` says what each is."""
+
+    system: str | None
+    operator: AnySeat | str | OperatorBinding | None
+    layers: Sequence[str] | None
+    attempts: int
+    retry: RetryPolicy | None
+    approval: ApprovalPolicy | None
+    approvers: Sequence[AnySeat | str]
+    execute: Execute | None
+    grace: float
+    metadata: Mapping[str, Any] | None
+    worker: Worker | None
+    context: DirectiveContext | None
 
 
 @attrs.frozen(kw_only=True)

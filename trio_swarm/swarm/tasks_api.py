@@ -29,7 +29,8 @@ from trio_swarm._state.board import Denied
 from trio_swarm.errors import BadTokenError, BusyError, Refused, StepCancelled, StepFailed
 from trio_swarm.limits import CLOSE_DEADLINE, MAX_RUNNING_STEPS, MAX_WAITING_STEPS, SYNC_CEILING
 from trio_swarm.operators.login import bearer_of
-from trio_swarm.swarm.dispatch import Dispatcher
+from trio_swarm.operators.observed import MAX_LOGGED_METADATA, cut
+from trio_swarm.swarm.dispatch import Dispatcher, NobodyExecutes
 from trio_swarm.swarm.launch import Launch, LaunchError
 from trio_swarm.swarm.steps import Kind, StepOrder
 from trio_swarm.workers import Task
@@ -43,6 +44,10 @@ _MISMATCH: Final = "token mismatch"
 _LISTED: Final = 50
 _MOST_LISTED: Final = 200
 """As the list of operators has them (contract 8.9)."""
+_NAME_ONE: Final = (
+    "name an operator that can, as operator_sid or operator.operator_backend_id, "
+    "and keep operator_delegate among the layers"
+)
 
 
 def _admin(endpoint: Endpoint) -> Endpoint:
@@ -102,6 +107,8 @@ class TaskApi:
             order = launch.order(self._dispatcher, self._default_kind)
         except LaunchError as error:
             return _error(error.status, str(error))
+        except NobodyExecutes:
+            return _error(400, str(NobodyExecutes(_NAME_ONE)))
         except ValueError as error:
             return _error(400, str(error))
         if not await self._somebody():
@@ -140,12 +147,12 @@ class TaskApi:
 
     @_admin
     async def all(self, request: Request) -> Response:
-        """The latest steps, newest first."""
+        """The latest steps, newest first; a step's own address tells what is left out here."""
         limit = _limit(request.query.get("limit"))
         if limit is None:
             return _error(400, f"limit: expected 1 to {_MOST_LISTED}")
         tasks = self._dispatcher.board.tasks()
-        newest = [_record(task) for task in reversed(tasks[-limit:])]
+        newest = [_listed(task) for task in reversed(tasks[-limit:])]
         return Response.json(200, {"tasks": newest, "total": len(tasks), "limit": limit})
 
     @_admin
@@ -171,7 +178,7 @@ class TaskApi:
         task = self._dispatcher.board.find(request.params["id"])
         if self.operator_token is None or not await self.operator_token(token):
             try:
-                self._admit_worker(request, task)
+                await self._admit_worker(request, task)
             except Denied as denied:
                 return _refused(denied)
         return _unknown() if task is None else Response.json(200, _outcome(task))
@@ -179,9 +186,9 @@ class TaskApi:
     def _is_admin(self, token: str) -> bool:
         return hmac.compare_digest(_digest(token), self._admin_digest)
 
-    def _admit_worker(self, request: Request, task: Task | None) -> None:
+    async def _admit_worker(self, request: Request, task: Task | None) -> None:
         """Its handle, or its token if that may fetch the prompt. Raises `Denied`."""
-        visit = enter(self._dispatcher.board, request, "fetch_prompt")
+        visit = await enter(self._dispatcher.board, request, "fetch_prompt")
         if visit.task is not task:
             raise Denied(403, "the credential is bound to another task")
         if visit.attempt.number != task.attempts:
@@ -320,6 +327,24 @@ def _reports(task: Task) -> dict[str, Any]:
     if task.attempt is None:
         return {"stats": None, "degradations": []}
     return {"stats": task.attempt.stats, "degradations": list(task.attempt.degradations)}
+
+
+def _listed(task: Task) -> dict[str, Any]:
+    """`_record` with an end: what is long is cut or left out, and that is said.
+
+    In the words of the log of an operator's session, and with its bounds.
+    """
+    whole = _record(task)
+    texts = {key: whole[key] for key in ("agent", "waiting_for")}
+    short = {key: None if text is None else cut(text) for key, text in texts.items()}
+    omitted = task.metadata_size > MAX_LOGGED_METADATA
+    return {
+        **whole,
+        **short,
+        "text_truncated": short != texts,
+        "task_metadata": None if omitted else whole["task_metadata"],
+        "task_metadata_omitted": omitted,
+    }
 
 
 def _record(task: Task) -> dict[str, Any]:

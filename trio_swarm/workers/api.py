@@ -19,7 +19,8 @@ import attrs
 from trio_swarm._io.http_messages import Request, Response
 from trio_swarm._io.http_routes import Route
 from trio_swarm._state.board import Denied
-from trio_swarm._state.token import ROLE_VERBS, mint
+from trio_swarm._state.grants import ROLE_VERBS
+from trio_swarm._state.token import mint
 from trio_swarm.frames import dump_json, unstructure
 from trio_swarm.frames.worker import Artifact, Inline, ResultBody, SessionBody, SystemRef, WorkerPayload
 from trio_swarm.limits import MAX_REPORT, MAX_REPORTS, SYSTEM_INLINE
@@ -71,7 +72,7 @@ class WorkerApi:
 
     async def prompt(self, request: Request) -> Response:
         """The task for the attempt whose credential is shown (contract 1.5)."""
-        visit = self._addressed(request)
+        visit = await self._addressed(request)
         visit.use()
         if request.method != "HEAD":
             self.board._fetched(visit.attempt)
@@ -91,7 +92,7 @@ class WorkerApi:
 
     async def system(self, request: Request) -> Response:
         """The system prompt as it is; 404 where the task has none."""
-        visit = self._addressed(request)
+        visit = await self._addressed(request)
         visit.use()
         if visit.task.system is None:
             raise Denied(404, "the task has no system prompt")
@@ -108,18 +109,20 @@ class WorkerApi:
             mode="http",
         )
 
-    def _addressed(self, request: Request) -> Visit:
+    async def _addressed(self, request: Request) -> Visit:
         task_id = request.query.get("task_id")
         if not task_id:
             raise Denied(400, "the query must name the task_id")
-        return enter(self.board, request, "fetch_prompt", task_id=task_id, attempt=number(request, "attempt"))
+        return await enter(
+            self.board, request, "fetch_prompt", task_id=task_id, attempt=number(request, "attempt")
+        )
 
     # -- what it posts ------------------------------------------------------------------
 
     async def result(self, request: Request) -> Response:
         """A Final of any JSON value."""
         body, said = await frame_of(request, ResultBody)
-        visit = enter(self.board, request, "post_result", task_id=said.task_id, attempt=said.attempt)
+        visit = await enter(self.board, request, "post_result", task_id=said.task_id, attempt=said.attempt)
         return self._final(visit, body, said.value, ok=said.ok)
 
     async def submit(self, request: Request) -> Response:
@@ -131,7 +134,7 @@ class WorkerApi:
         ok = _outcome(flag(request, "ok"), verdict)
         body = await body_of(request)
         text = _text(body)
-        visit = enter(self.board, request, "post_result")
+        visit = await enter(self.board, request, "post_result")
         value = {"skipped": True, "value": text} if verdict == "skip" else text
         return self._final(visit, body, value, ok=ok)
 
@@ -148,7 +151,7 @@ class WorkerApi:
         if not name:
             raise Denied(400, "the query must give the part a name")
         body = await body_of(request)
-        visit = enter(self.board, request, "emit_output", output=name)
+        visit = await enter(self.board, request, "emit_output", output=name)
         visit.may_emit(visit.task.agent)  # It is found by the producer's name, too.
         digest = visit.digest(body)
         if (known := visit.recall(digest)) is not None:
@@ -166,7 +169,7 @@ class WorkerApi:
     async def degradation(self, request: Request) -> Response:
         """Something went less well than it should; kept with the attempt, in order."""
         body, report = await _report_of(request)
-        visit = enter(self.board, request, "post_result")
+        visit = await enter(self.board, request, "post_result")
 
         def act() -> Response:
             known = {**report, "task_id": visit.task.task_id, "step": visit.task.agent}
@@ -180,7 +183,7 @@ class WorkerApi:
     async def stats(self, request: Request) -> Response:
         """What the worker used; the last report counts."""
         body, report = await _report_of(request)
-        visit = enter(self.board, request, "post_result")
+        visit = await enter(self.board, request, "post_result")
 
         def act() -> Response:
             visit.attempt.stats = report

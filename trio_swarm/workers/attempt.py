@@ -32,6 +32,7 @@ class Attempt:
     stats: Any = attrs.field(default=None, repr=False)
     """What the worker said last of its use of tokens and the like."""
     _renewed: Callable[[AttemptRecord], str] = attrs.field(kw_only=True, repr=False)
+    _grew: Callable[[], None] = attrs.field(kw_only=True, repr=False)
     _clock: Callable[[], float] = attrs.field(kw_only=True, repr=False)
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
 
@@ -69,6 +70,12 @@ class Attempt:
         """Add a Final, which from now on is the last. Also after the end: this is not the worker's way."""
         self._record.give(Final(value, ok, by))
         self._changed.unpark_all()
+        self._grew()
+
+    def keep_stats(self, stats: Any) -> None:
+        """Replace what was said of the use of tokens and the like. Also after the end."""
+        self.stats = stats
+        self._grew()
 
     async def wait_final(self) -> Final:
         """The last Final, as soon as there is one.

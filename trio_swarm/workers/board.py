@@ -12,6 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -24,9 +25,9 @@ from trio_swarm._state.board import AttemptRecord, BoardMachine, Status, TaskRec
 from trio_swarm._state.token import CapabilityToken, mint
 from trio_swarm._state.weight import weight_of
 from trio_swarm.frames import dump_json
-from trio_swarm.limits import MAX_KEPT, MAX_TASKS, WORKER_TOKEN_TTL
+from trio_swarm.limits import GUESS_TURN, MAX_KEPT, MAX_TASKS, WORKER_TOKEN_TTL
 from trio_swarm.workers.attempt import Attempt, Final
-from trio_swarm.workers.outputs import OutputStore
+from trio_swarm.workers.outputs import Output, OutputStore
 
 __all__ = ["Attempt", "Final", "Outcome", "Task", "TaskBoard"]
 
@@ -74,6 +75,8 @@ class Task:
     prompt: str = attrs.field(repr=False)
     system: str | None = attrs.field(repr=False)
     metadata: Mapping[str, Any] = attrs.field(repr=False)
+    metadata_size: int
+    """Bytes of it as JSON."""
     parent: str | None
     created: float
     """Unix seconds."""
@@ -155,8 +158,8 @@ class TaskBoard:
 
     Args:
         emit: takes events: ``task_created``, ``attempt_started``, ``prompt_fetched``,
-            ``output``, ``final``, ``credentials_renewed``, ``task_settled``, each with
-            ``task_id``; must not block.
+            ``output``, ``outputs_given_up``, ``final``, ``credentials_renewed``,
+            ``task_settled``, each with ``task_id``; must not block.
         secret: signs the tokens; random if not given.
         token_ttl: seconds that an attempt's token and handle are good for.
         clock: wall time in Unix seconds.
@@ -191,8 +194,11 @@ class TaskBoard:
         self._new_hex = new_hex
         self._machine = BoardMachine(secret=self._secret, max_tasks=max_tasks, max_kept=max_kept)
         self._tasks: dict[str, Task] = {}
-        self.outputs = OutputStore(new_hex=new_hex, spool=spool)
+        self.outputs = OutputStore(
+            new_hex=new_hex, spool=spool, yielding=self._machine.yielding, gave_way=self._gave_way
+        )
         """What workers have emitted."""
+        self._turns = trio.Lock()
         self.sessions = AttachedSessions()
         """Who said that it is there."""
 
@@ -212,14 +218,16 @@ class TaskBoard:
             prompt: what the worker fetches.
             system: the worker's persona, if it has one.
             metadata: JSON for the worker, told with the prompt.
-            parent: the id of the task that this one is dispatched from.
+            parent: the id of the task that this one is dispatched from; one that has ended adds
+                no depth, but what it was below and still runs does.
 
         Raises:
             Refused: the parent is unknown, or four levels deep already (contract: operators 5.2).
             BusyError: ``max_tasks`` tasks have not ended yet.
             FrameError: one of the texts or the metadata cannot be written as JSON.
         """
-        dump_json([agent, prompt, system, dict(metadata or {})])  # what a worker is to be told
+        dump_json([agent, prompt, system])  # what a worker is to be told
+        size = len(dump_json(dict(metadata or {})).encode())
         task_id = f"ST-{self._new_hex(8)}"
         self._forget(self._machine.create(task_id, parent=parent))
         record = self._machine.find(task_id)
@@ -231,6 +239,7 @@ class TaskBoard:
             prompt=prompt,
             system=system,
             metadata=dict(metadata or {}),
+            metadata_size=size,
             parent=parent,
             created=self._clock(),
         )
@@ -260,7 +269,12 @@ class TaskBoard:
         if task.attempt is not None:
             task.attempt.end()
         attempt = task.attempt = Attempt(
-            record, token.encode(), handle, renewed=self._renewed, clock=self._clock
+            record,
+            token.encode(),
+            handle,
+            renewed=self._renewed,
+            grew=partial(self._weigh, task),
+            clock=self._clock,
         )
         task._kept = {number: task._kept.get(number, attempt) for number in task._record.kept}
         self._emit("attempt_started", {"task_id": task.task_id, "attempt": record.number})
@@ -282,6 +296,17 @@ class TaskBoard:
         self._machine.renew(record, fingerprint=token.fingerprint, expire_at=token.expire_at)
         self._emit("credentials_renewed", {"task_id": record.task_id, "attempt": record.number})
         return token.encode()
+
+    async def _take_turn(self, bearer: str, peer: str, task_id: str | None) -> None:
+        """Wait, while unknown handles come in numbers, until this one may be looked at.
+
+        They are served as they come, each has ``GUESS_TURN`` seconds. Who waits holds a connection: there
+        are never more of them. Cancelled: its turn goes to the next.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._machine.takes_turns(bearer, now=self._clock(), peer=peer, task_id=task_id):
+            async with self._turns:
+                await trio.sleep(GUESS_TURN)
 
     def _fetched(self, attempt: Attempt) -> None:
         attempt._mark_fetched()
@@ -309,7 +334,18 @@ class TaskBoard:
             "task_settled",
             {"task_id": task.task_id, "status": outcome.status, "attempt": outcome.attempt},
         )
-        self._forget(self._machine.weigh(task.task_id, self._held_by(task)))
+        self._weigh(task)
+
+    def _weigh(self, task: Task) -> None:
+        """What the task holds has changed: that counts once it has ended, until it is forgotten."""
+        if task.outcome is not None and self._tasks.get(task.task_id) is task:
+            self._forget(self._machine.weigh(task.task_id, self._held_by(task)))
+
+    def _gave_way(self, gone: tuple[Output, ...]) -> None:
+        for task_id in dict.fromkeys(output.task_id for output in gone):
+            sizes = [output.size for output in gone if output.task_id == task_id]
+            self._emit("outputs_given_up", {"task_id": task_id, "outputs": len(sizes), "size": sum(sizes)})
+            self._weigh(self._tasks[task_id])
 
     def _held_by(self, task: Task) -> int:
         """Bytes in memory, those of its attempts and outputs included."""

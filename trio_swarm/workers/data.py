@@ -32,6 +32,7 @@ __all__ = ["DataApi"]
 _MAX_NAME: Final = 256
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(?: ?;[ -~]{0,100})?", re.ASCII)
 _OPAQUE: Final = "application/octet-stream"
+_GIVEN_UP: Final = "the output was given up: its task had ended, and another needed the room"
 
 
 @attrs.define(eq=False)
@@ -68,34 +69,34 @@ class DataApi:
     async def _keep_event(
         self, request: Request, body: bytes, said: EmitBody | NamedEmitBody, producer: str
     ) -> Response:
-        visit = self._enter(request, said.task_id, said.attempt, producer)
+        visit = await self._enter(request, said.task_id, said.attempt, producer)
         event = said.event
         final = event if isinstance(event, FinalEvent) else None
         if final is not None and not visit.admission.allows("post_result"):
             raise Denied(403, "the token does not allow post_result")
         if isinstance(event, Artifact):
             visit.may_emit(event.name)
-        digest = visit.digest(body)
-        if (known := visit.recall(digest)) is not None:
+        if (known := visit.recall(visit.digest(body))) is not None:
             return known
         visit.check()
         self._check_refs(said.parent_refs, visit)
         content = dump_json(unstructure(event)).encode()
         async with self.board.outputs.draft(said.task_id) as draft:
             await draft.write(content)
-            if (known := visit.recall(digest)) is not None:
-                return known
-            visit.use()
-            visit.keep(
-                draft,
-                producer,
-                parent_refs=said.parent_refs,
-                public=said.public,
-                artifact=event.name if isinstance(event, Artifact) else None,
-            )
-            if final is not None:
-                self.board._post(visit.attempt, _value_of(final), final.ok)
-            return visit.remember(digest, Response.json(200, {"out_id": draft.out_id}))
+
+            def act() -> Response:
+                answer = visit.keep(
+                    draft,
+                    producer,
+                    parent_refs=said.parent_refs,
+                    public=said.public,
+                    artifact=event.name if isinstance(event, Artifact) else None,
+                )
+                if final is not None:
+                    self.board._post(visit.attempt, _value_of(final), final.ok)
+                return answer
+
+            return visit.once(body, act)
 
     async def _keep_raw(self, request: Request) -> Response:
         """Refused before the body is read, if it can be; else when it has been."""
@@ -105,7 +106,7 @@ class DataApi:
         if not task_id or attempt is None:
             raise Denied(400, "the query must name task_id and attempt")
         producer = request.params["name"]
-        visit = self._enter(request, task_id, attempt, producer)
+        visit = await self._enter(request, task_id, attempt, producer)
         if not visit.is_repeated:
             visit.check()
             self._check_refs(refs, visit)
@@ -118,23 +119,17 @@ class DataApi:
                     visit.check()
                 hashed.update(piece)
                 await draft.write(piece)
-            digest = visit.digest(hashed)
-            if (known := visit.recall(digest)) is not None:
-                return known
-            visit.use()
-            visit.keep(
-                draft,
-                producer,
-                parent_refs=refs,
-                public=public,
-                content_type=kind if _MEDIA_TYPE.fullmatch(kind) else _OPAQUE,
-            )
-            return visit.remember(digest, Response.json(200, {"out_id": draft.out_id}))
 
-    def _enter(self, request: Request, task_id: str, attempt: int, producer: str) -> Visit:
+            def act() -> Response:
+                about = kind if _MEDIA_TYPE.fullmatch(kind) else _OPAQUE
+                return visit.keep(draft, producer, parent_refs=refs, public=public, content_type=about)
+
+            return visit.once(hashed, act)
+
+    async def _enter(self, request: Request, task_id: str, attempt: int, producer: str) -> Visit:
         if not 0 < len(producer) <= _MAX_NAME:
             raise Denied(422, f"the producer's name has 1 to {_MAX_NAME} characters")
-        return enter(
+        return await enter(
             self.board,
             request,
             "emit_output",
@@ -158,18 +153,21 @@ class DataApi:
         """An output by its id, else the latest of that producer, else the latest artifact of that name.
 
         Those of the reader's own task come first.
-        401 without a credential, 404 with one, wherever there is nothing to be seen.
+        401 without a credential, 404 with one, wherever there is nothing to be seen; 410 where
+        its content gave way to an output of another task.
         """
         key = request.params["name"]
         reader: str | None = None
         bearer = shown_by(request)  # By contract a URL holds a token where something is posted only.
         if bearer is not None:
-            visit = enter(self.board, request, "fetch_data", output=key)
+            visit = await enter(self.board, request, "fetch_data", output=key)
             visit.use()
             reader = visit.task.task_id
         output = self.board.outputs.find(key, task_id=reader)
         if output is None:
             raise Denied(*((404, "no such output") if bearer else (401, "a credential is needed")))
+        if output.given_up:
+            raise Denied(410, _GIVEN_UP)
         return self._raw(output) if output.content_type is not None else self._record(output)
 
     def _raw(self, output: Output) -> Response:
@@ -208,6 +206,8 @@ class DataApi:
             try:
                 await self.board.outputs.read(output, piece)
             except FileNotFoundError:
+                if self.board.outputs.gave_up(output):
+                    raise HttpError(410, _GIVEN_UP) from None
                 raise HttpError(404, "the output is forgotten") from None
             await send(after)
 

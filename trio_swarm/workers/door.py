@@ -192,14 +192,15 @@ class Visit:
             self.admission.record.remember(self._key, digest, answer, now=self.board._clock())
         return answer
 
-    def keep(self, draft: Draft, producer: str, **about: Any) -> None:
-        """The draft is an output of the attempt now. Takes the other fields of `Output`."""
+    def keep(self, draft: Draft, producer: str, **about: Any) -> Response:
+        """The draft is an output of the attempt now; the answer. Takes the other fields of `Output`."""
         output = draft.keep(self.attempt.number, producer, **about)
         said = {"out_id": output.out_id, "producer": producer, "size": output.size}
         self.board._emit("output", {"task_id": output.task_id, "attempt": output.attempt, **said})
+        return Response.json(200, {"out_id": output.out_id})
 
-    def once(self, body: bytes, act: Callable[[], Response]) -> Response:
-        """Do it and remember the answer, or give the answer of when it was done."""
+    def once(self, body: bytes | Any, act: Callable[[], Response]) -> Response:
+        """Do it and remember the answer, or give the answer of when it was done. ``body`` as in `digest`."""
         digest = self.digest(body)
         known = self.recall(digest)
         if known is not None:
@@ -208,7 +209,7 @@ class Visit:
         return self.remember(digest, act())
 
 
-def enter(
+async def enter(
     board: TaskBoard,
     request: Request,
     verb: str,
@@ -218,10 +219,14 @@ def enter(
     output: str | None = None,
     in_query: bool = False,
 ) -> Visit:
-    """Let a worker's request in. Raises `Denied` as `BoardMachine.admit` says, and 400."""
+    """Let a worker's request in. Raises `Denied` as `BoardMachine.admit` says, and 400.
+
+    Judged in one step, after a wait for its turn where handles are being guessed.
+    """
     bearer = shown_by(request, in_query=in_query)
     if bearer is None:
         raise Denied(400, "missing `Authorization: Bearer <token>`")
+    await board._take_turn(bearer, request.peer, task_id)
     admission = board._machine.admit(
         bearer,
         verb,

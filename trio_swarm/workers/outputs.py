@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -13,8 +14,14 @@ from trio_swarm._io import files
 from trio_swarm._io.spool import DiskFull, SpoolFile, read_spooled, spooled
 from trio_swarm._state.board import Denied
 from trio_swarm._state.outputs import Output, OutputIndex, Room
+from trio_swarm.limits import INLINE_OUTPUT
 
 __all__ = ["Draft", "Output", "OutputStore"]
+
+T = TypeVar("T")
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Of a full disk: that others go helps. It does not help against a limit on the size of a file."""
 
 
 @attrs.define(eq=False)
@@ -22,11 +29,13 @@ class Draft:
     """An output that is being received; made by `OutputStore.draft`."""
 
     out_id: str
-    _index: OutputIndex = attrs.field(repr=False)
+    _store: OutputStore = attrs.field(repr=False)
     _room: Room = attrs.field(repr=False)
     _open_file: Callable[[], Awaitable[SpoolFile]] = attrs.field(repr=False)
     _buffer: bytearray = attrs.field(factory=bytearray, repr=False)
+    _in_memory: bool = attrs.field(default=True, repr=False)
     _file: SpoolFile | None = attrs.field(default=None, repr=False)
+    """Opened when it was first needed; empty as long as the content is in memory."""
     kept: Output | None = None
 
     @property
@@ -35,40 +44,67 @@ class Draft:
         return self._room.size
 
     async def write(self, data: bytes | bytearray) -> None:
-        """Append ``data``. Raises `Denied` 410, 413 or 507."""
-        self._index.take(self._room, len(data))
-        if self._file is None and self._index.fits_inline(self.size):
-            self._buffer += data
+        """Append ``data``; outputs of ended tasks give way. Raises `Denied` 410, 413 or 507."""
+        self._store._take(self._room, len(data))
+        if not self._in_memory:
+            await self._append(data)
+            return
+        self._buffer += data
+        if self._store._index.fits_inline(self.size):
             return
         try:
-            if self._file is None:
-                self._file = await self._open_file()
-                buffered, self._buffer = self._buffer, bytearray()
-                await self._file.write(buffered)
-            await self._file.write(data)
-        except DiskFull as error:
-            raise Denied(507, str(error)) from None
+            await self._append(bytes(self._buffer))
+        except Denied:
+            if not self._store._clear_memory(self.size):
+                raise
+        else:
+            self._in_memory, self._buffer = False, bytearray()
+
+    async def _append(self, data: bytes | bytearray) -> None:
+        file = self._file
+        if file is None:
+            file = self._file = await self._on_disk(self._open_file, 1)
+        await self._on_disk(lambda: file.write(data), len(data))
+
+    async def _on_disk(self, act: Callable[[], Awaitable[T]], size: int) -> T:
+        """Do it; again, as long as the disk is full and others can give way."""
+        while True:
+            try:
+                return await act()
+            except DiskFull as error:
+                if not self._store._clear_disk(error, size):
+                    raise Denied(507, str(error)) from None
 
     def keep(self, attempt: int, producer: str, **about: Any) -> Output:
         """It is complete: from now on it can be found. Takes the other fields of `Output`."""
+        file = None if self._in_memory else self._file
         output = Output(
             out_id=self.out_id,
             task_id=self._room.task_id,
             attempt=attempt,
             producer=producer,
             size=self.size,
-            content=bytes(self._buffer) if self._file is None else None,
-            file=None if self._file is None else self._file.path,
+            content=bytes(self._buffer) if file is None else None,
+            file=None if file is None else file.path,
             **about,
         )
-        self.kept = self._index.add(output)
-        if self._file is not None:
-            self._file.kept = True
+        self.kept = self._store._index.add(output)
+        if file is not None:
+            file.kept = True
         return self.kept
 
 
 class OutputStore:
-    """The outputs of one board. ``spool`` names the directory for the large ones."""
+    """The outputs of one board.
+
+    Args:
+        new_hex: ``new_hex(n)`` gives n random bytes in hex, for ids.
+        spool: names the directory for large outputs.
+        index: with other bounds.
+        yielding: the ended tasks, in the order in which their outputs give way where there is no
+            room for another.
+        gave_way: told which outputs did.
+    """
 
     def __init__(
         self,
@@ -76,10 +112,14 @@ class OutputStore:
         new_hex: Callable[[int], str],
         spool: Callable[[], Path],
         index: OutputIndex | None = None,
+        yielding: Callable[[], Iterable[str]] = tuple,
+        gave_way: Callable[[tuple[Output, ...]], None] = lambda gone: None,
     ) -> None:
         self._new_hex = new_hex
         self._spool = spool
         self._index = index if index is not None else OutputIndex()
+        self._yielding = yielding
+        self._gave_way = gave_way
 
     @property
     def size(self) -> int:
@@ -110,7 +150,7 @@ class OutputStore:
             async def open_file() -> SpoolFile:
                 return await stack.enter_async_context(spooled(self._spool(), draft.out_id))
 
-            draft = Draft(self._fresh_id(), self._index, room, open_file)
+            draft = Draft(self._fresh_id(), self, room, open_file)
             try:
                 yield draft
             finally:
@@ -124,18 +164,51 @@ class OutputStore:
                 return out_id
 
     async def read(self, output: Output, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Hand the content on, in pieces if it is large.
+        """Hand the content on, in pieces if it is large; it does not give way meanwhile.
 
-        Raises ``FileNotFoundError`` if the output was forgotten meanwhile.
+        Raises ``FileNotFoundError`` if the output was forgotten, or given up (`gave_up`), before.
         """
         if output.content is not None:
             await send(output.content)
         else:
-            await read_spooled(output.file, send)
+            with self._index.reading(output):
+                await read_spooled(output.file, send)
+
+    def gave_up(self, output: Output) -> bool:
+        """Its content has given way to that of a running task."""
+        return self._index.gave_up(output.out_id)
+
+    def _take(self, room: Room, size: int) -> None:
+        self._remove(self._index.take(room, size, self._yielding()))
+
+    def _clear_disk(self, error: DiskFull, size: int) -> bool:
+        """Make so much room on a disk that is full; False where nothing can be done."""
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_ROOM:
+            return False
+        gone = self._index.give_up(size, self._yielding(), where="disk")
+        self._remove(gone)
+        return bool(gone)
+
+    def _clear_memory(self, size: int) -> bool:
+        """Make room in memory for an output that finds none on disk; False if it is too large for that."""
+        if size <= INLINE_OUTPUT:
+            self._remove(
+                self._index.give_up(self._index.missing_inline(size), self._yielding(), where="memory")
+            )
+        return self._index.fits_inline(size)
+
+    def _remove(self, gone: tuple[Output, ...]) -> None:
+        if gone:
+            _remove_files(gone)
+            self._gave_way(gone)
 
     def forget(self, task_id: str) -> None:
         """Remove all outputs of a task, their files too."""
-        for output in self._index.forget(task_id):
-            if output.file is not None:
-                with suppress(OSError):  # What cannot be removed now goes with the directory.
-                    files.remove(output.file)
+        _remove_files(self._index.forget(task_id))
+
+
+def _remove_files(outputs: Iterable[Output]) -> None:
+    for output in outputs:
+        if output.file is not None:
+            with suppress(OSError):  # What cannot be removed now goes with the directory.
+                files.remove(output.file)
