@@ -70,10 +70,11 @@ async def log_in(server: OperatorServer, **body: Any) -> Login:
 
 
 @asynccontextmanager
-async def socket_of(server: OperatorServer, login: Login) -> AsyncIterator[Peer]:
+async def socket_of(server: OperatorServer, login: Login, **options: Any) -> AsyncIterator[Peer]:
     """The session's WebSocket, by the `websockets` package."""
     url = server.url.replace("http", "ws", 1) + f"/v1/operators/{login.sid}/ws"
-    async with connect(url, additional_headers=login.bearer, compression=None, proxy=None) as websocket:
+    known = {"additional_headers": login.bearer, "compression": None, "proxy": None, **options}
+    async with connect(url, **known) as websocket:
         yield Peer(websocket)
 
 

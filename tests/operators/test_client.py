@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.trio.server import serve as ws_serve
 
 from tests.operators.support import Events, Result, a_host, log_in, rest, serving, socket_of
+from trio_swarm._io.http_client import Address
 from trio_swarm.errors import ApprovalDenied, FrameError, HandshakeError, PeerGoneError, RemoteError
 from trio_swarm.frames.operator import HookAfter
 from trio_swarm.operators import (
@@ -26,6 +27,7 @@ from trio_swarm.operators import (
     Withdrawn,
     WorkerResult,
     connect_operator,
+    joining,
     serve_operators,
 )
 
@@ -161,6 +163,56 @@ async def test_a_lost_socket_is_opened_again_and_nothing_is_shown_twice() -> Non
         assert client.connections == 2
         assert client.statistics().requests == 3
         assert seat.statistics().replies.accepted == 3
+
+
+async def test_requests_are_taken_in_order_and_a_wait_that_ended_takes_none() -> None:
+    """C13 to C15: first in, first out; a wait may be given up; who waits already is woken."""
+    async with together() as (_, seat, client), trio.open_nursery() as nursery:
+        with trio.move_on_after(0.02) as waited:
+            await client.receive()
+        assert waited.cancelled_caught
+        first = []
+
+        async def wait() -> None:
+            first.append(await client.receive())
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for number in range(20):
+            nursery.start_soon(partial(seat.ask, number, task_id="t"))
+            while client.statistics().requests <= number:
+                await trio.lowlevel.checkpoint()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.receive()
+        taken = [*first, *[await client.receive() for _ in range(19)]]
+        assert [request.question for request in taken] == list(range(20))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wait_that_is_cancelled_as_a_request_comes_loses_nothing() -> None:
+    """It has the request, or the next one has: in every order of the two."""
+    async with together() as (_, seat, client), trio.open_nursery() as nursery:
+        taken = []
+
+        async def wait(scope) -> None:
+            with scope:
+                taken.append(await client.receive())
+
+        for number in range(30):
+            scope = trio.CancelScope()
+            nursery.start_soon(wait, scope)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(partial(seat.ask, number, task_id="t"))
+            while client.statistics().requests <= number:
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            if len(taken) <= number:
+                with trio.fail_after(5):
+                    taken.append(await client.receive())
+        assert [request.question for request in taken] == list(range(30))
+        nursery.cancel_scope.cancel()
 
 
 async def test_each_change_of_the_connection_can_be_waited_for() -> None:
@@ -411,6 +463,32 @@ async def test_the_sessions_end_is_told_over_rest_too() -> None:
         with pytest.raises(trio.EndOfChannel):
             await client.receive()
         await wait_all_tasks_blocked()
+
+
+async def test_a_session_that_the_server_fails_to_delete_is_told_of(caplog) -> None:
+    """It lives on and holds its roles; the block is left all the same. The token is not shown."""
+    told: list[bytes] = []
+
+    async def one(stream) -> None:
+        head = bytes(await stream.receive_some())
+        told.append(head.partition(b" ")[0])
+        status, body = b"200 OK", b'{"sid":"S-1","token":"0f1e2d3c4b"}'
+        if not head.startswith(b"POST"):
+            status, body = b"500 Internal Server Error", b'{"error":"disk","sid":"S-1","hint":"again"}'
+        await stream.send_all(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, one, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        login = await joining.log_in(Address.parse(url), (), None, None, None)
+        await joining.log_out(login)
+        nursery.cancel_scope.cancel()
+
+    assert told == [b"POST", b"DELETE"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "the session S-1 was not deleted: the server answered 500"
+    ]
+    assert "0f1e2d3c4b" not in caplog.text
 
 
 async def test_a_reply_that_is_too_large_is_the_users_error() -> None:

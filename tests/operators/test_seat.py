@@ -248,26 +248,116 @@ async def _cancel_when_pending(seat, scope) -> None:
     scope.cancel()
 
 
-async def test_a_request_parks_while_the_operator_is_away() -> None:
+@pytest.mark.parametrize("verb", CALLS)
+async def test_a_request_parks_while_the_operator_is_away(verb) -> None:
     """S6, S7: it is delivered by whichever socket comes."""
     async with serving() as server, trio.open_nursery() as nursery:
         login = await log_in(server)
         seat = server.seat(login.sid)
         result = Result()
-        nursery.start_soon(result.run, ask(seat, "anyone?"))
+        nursery.start_soon(result.run, CALLS[verb](seat))
         seat.hook_after(task_id="ST-1", agent="a", attempt=1, result=None)
         await wait_all_tasks_blocked()
         assert not seat.connected
 
         async with socket_of(server, login) as peer:
             frames = [await peer.next(), await peer.next()]
-            assert {frame["type"] for frame in frames} == {"ask", "hook_after"}
-            asked = next(frame for frame in frames if frame["type"] == "ask")
-            await peer.send(type="answer", req_id=asked["req_id"], value="me")
+            assert {frame["type"] for frame in frames} == {verb, "hook_after"}
+            asked = next(frame for frame in frames if frame["type"] == verb)
+            await peer.send(req_id=asked["req_id"], **REPLIES[next(iter(FITS[verb]))])
             await result.done.wait()
 
-        assert result.value == "me"
+        assert result.error is None
         assert seat.statistics().redelivered == 0
+
+
+@pytest.mark.parametrize("verb", CALLS)
+async def test_a_request_that_is_parked_fails_when_the_session_ends(verb) -> None:
+    """S8: at once, though no socket ever came; and a later one does not park."""
+    async with serving() as server, rest(server) as client, trio.open_nursery() as nursery:
+        login = await log_in(server, roles=["main"])
+        seat, result = server.seat(login.sid), Result()
+        nursery.start_soon(result.run, CALLS[verb](seat))
+        await wait_all_tasks_blocked()
+        assert len(seat.pending()) == 1
+        answer = await client.delete(f"/v1/operators/{login.sid}", headers=login.bearer)
+        assert answer.status_code == 204
+        with trio.fail_after(5):
+            await result.done.wait()
+            with pytest.raises(PeerGoneError):
+                await CALLS[verb](seat)()
+        await log_in(server, roles=["main"])
+
+    assert isinstance(result.error, PeerGoneError)
+    assert seat.pending() == ()
+
+
+async def test_frames_come_in_the_order_in_which_they_were_made() -> None:
+    """3.5: requests of every kind and notices alike, on one socket and again on the next."""
+    made: list[str] = []
+    async with serving() as server, trio.open_nursery() as nursery:
+        login = await log_in(server)
+        seat = server.seat(login.sid)
+
+        async def make(number: int) -> None:
+            verb = [*CALLS, "hook_after"][number % 4]
+            made.append(f"{verb}/ST-{number}")
+            about = {"task_id": f"ST-{number}", "agent": "a", "attempt": 1}
+            if verb == "hook_after":
+                seat.hook_after(**about, result=number)
+            elif verb == "ask":
+                await seat.ask(number, task_id=f"ST-{number}")
+            else:
+                await CALLS[verb](seat).func(**{**about, **({"directive": "d"} if verb == "spawn" else {})})
+
+        async def read(peer, count: int) -> list[str]:
+            frames = [await peer.next() for _ in range(count)]
+            return [f"{frame['type']}/{frame['task_id']}" for frame in frames]
+
+        async with socket_of(server, login) as peer:
+            await server.wait_seat(login.sid)
+            for number in range(40):
+                nursery.start_soon(make, number)
+            assert await read(peer, 40) == made
+        for number in range(40, 80):
+            nursery.start_soon(make, number)
+        await wait_all_tasks_blocked()
+        async with socket_of(server, login) as peer:
+            told = {each for each in made[:40] if each.startswith("hook_after")}
+            wanted = [each for each in made if each not in told]
+            assert await read(peer, len(wanted)) == wanted
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_first_sockets_that_race_leave_one_that_is_served() -> None:
+    """3.3: whichever is the later one has the seat, and no other is left orphaned."""
+    async with serving() as server, trio.open_nursery() as nursery:
+        login = await log_in(server)
+        seat, result, peers, ended = server.seat(login.sid), Result(), [], []
+
+        async def come() -> None:
+            async with socket_of(server, login) as peer:
+                peers.append(peer)
+                try:
+                    while True:
+                        frame = await peer.next()
+                        await peer.send(type="answer", req_id=frame["req_id"], value="served")
+                except ConnectionClosed as closed:
+                    assert closed.rcvd is not None
+                    ended.append(closed.rcvd.code)
+
+        for _ in range(5):
+            nursery.start_soon(come)
+        with trio.fail_after(10):
+            while len(ended) < 4:
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(result.run, ask(seat))
+            await result.done.wait()
+
+        assert (len(peers), ended) == (5, [4001] * 4)
+        assert result.value == "served"
+        assert seat.statistics().delivery.sockets == 5
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_request_that_was_written_to_a_dying_socket_is_delivered_again() -> None:

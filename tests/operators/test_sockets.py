@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from tests.io.hostile import CLOSE, TEXT, drain, frame, read_answer, read_until
-from tests.operators.support import Events, Result, log_in, serving
+from tests.operators.support import Events, Result, log_in, serving, socket_of
 from trio_swarm._io.memory import memory_transport_pair
 from trio_swarm._io.transport import Transport
 from trio_swarm.operators import Seat
@@ -37,9 +37,9 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_peer(server):
+async def raw_peer(server, login=None):
     """One operator that is logged in and connected, its seat, and its raw socket."""
-    login = await log_in(server, roles=["main"])
+    login = login or await log_in(server, roles=["main"])
     host = server.url.removeprefix("http://")
     name, _, port = host.rpartition(":")
     async with await trio.open_tcp_stream(name, int(port)) as stream:
@@ -127,6 +127,32 @@ async def test_replies_of_a_peer_that_closes_right_behind_them_count(last) -> No
     async with serving() as server, raw_peer(server) as (peer, seat), asked(seat, 200) as req_ids:
         peer.now(answers(req_ids) + last)
         await peer.stream.aclose()
+
+
+async def test_what_was_queued_behind_a_write_that_never_ended_is_delivered_on_the_next_socket() -> None:
+    """3.3, the original's gap: a frame that its operator never saw, because the socket died before it."""
+    large = "x" * (15 * 2**20)
+    async with serving() as server, trio.open_nursery() as nursery:
+        login = await log_in(server, roles=["main"])
+        results = [Result(), Result()]
+        async with raw_peer(server, login) as (deaf, seat):
+            for result, question in zip(results, (large, "behind it"), strict=True):
+                nursery.start_soon(result.run, partial(seat.ask, question, task_id="ST-1"))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            waiting = seat.pending()
+            assert seat.statistics().delivery.outstanding == 2
+            await trio.aclose_forcefully(deaf.stream)
+        while seat.connected:
+            await trio.lowlevel.checkpoint()
+        async with socket_of(server, login, max_size=None) as peer:
+            frames = [await peer.next() for _ in results]
+            for frame in frames:
+                await peer.send(type="answer", req_id=frame["req_id"], value=len(frame["question"]))
+            for result in results:
+                await result.done.wait()
+
+    assert tuple(frame["req_id"] for frame in frames) == waiting
+    assert [result.value for result in results] == [len(large), len("behind it")]
 
 
 class HalfBroken(Transport):

@@ -131,20 +131,18 @@ async def log_in(
             with trio.move_on_after(CLOSE_DEADLINE, shield=True):
                 await _undo(address, reply, ssl_context)
         raise
-    return _login_of(address, replies[0], roles, ssl_context)
+    return _login_of(address, replies[0], ssl_context)
 
 
 async def _undo(address: Address, reply: Reply, ssl_context: ssl.SSLContext | None) -> None:
     try:
-        session = _login_of(address, reply, (), ssl_context)
+        session = _login_of(address, reply, ssl_context)
     except (PeerError, RolesTaken):
         return  # It minted nothing.
     await log_out(session)
 
 
-def _login_of(
-    address: Address, reply: Reply, roles: Sequence[str], ssl_context: ssl.SSLContext | None
-) -> Login:
+def _login_of(address: Address, reply: Reply, ssl_context: ssl.SSLContext | None) -> Login:
     if reply.status == 409:
         conflicts = _field(reply.json(), "conflicts", list)
         raise RolesTaken([role for role in conflicts if isinstance(role, str)])
@@ -159,16 +157,25 @@ def _login_of(
     return Login(
         address=address,
         session=OperatorSession(
-            sid=sid, token=token, roles=roles, features=[feature.strip() for feature in features if feature]
+            sid=sid,
+            token=token,
+            roles=_roles_in(known),
+            features=[feature.strip() for feature in features if feature],
         ),
         ssl_context=ssl_context,
     )
 
 
+def _roles_in(known: dict[str, Any]) -> tuple[str, ...]:
+    """Those that the server says it gave: a later original has none, whatever was asked (contract 1.7)."""
+    roles = known.get("roles")
+    return tuple(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else ()
+
+
 async def log_out(session: Login) -> None:
     """Delete the session at the server, if it can be reached now."""
     try:
-        await http_client.request(
+        reply = await http_client.request(
             session.address,
             "DELETE",
             session.path,
@@ -177,6 +184,10 @@ async def log_out(session: Login) -> None:
         )
     except PeerError as error:
         _log.debug("the session %s could not be deleted: %s", session.sid, error)
+        return
+    if reply.status >= 500:
+        # It lives on, and holds its roles until it expires (contract 1.7).
+        _log.warning("the session %s was not deleted: the server answered %d", session.sid, reply.status)
 
 
 def _field(value: Any, key: str, kind: type[FieldT]) -> FieldT:

@@ -221,7 +221,10 @@ class SpawnRequest(_Request):
         return self._reply(SpawnAck(req_id=self.req_id, value={}, ok=False, error=error))
 
     def halt(self, value: Any = None, *, reason: str | None = None) -> bool:
-        """It was stopped on purpose, which counts as success (contract 2.9)."""
+        """It was stopped on purpose, which counts as success (contract 2.9).
+
+        The first originals do not know this reply and drop it without a word (contract 0.3).
+        """
         kept = {} if value is None else value
         return self._reply(SpawnHalt(req_id=self.req_id, value=kept, reason=reason))
 
