@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -225,6 +226,25 @@ async def test_a_login_that_cannot_be_written_registers_nothing(state, caplog) -
     assert "disk on fire" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+async def test_a_store_that_is_not_where_it_was_takes_no_login(state, how, caplog) -> None:
+    """As by whoever clears up /tmp: what was answered after it would be gone with the server."""
+    async with serving(state=state) as server, rest(server) as client:
+        before = await log_in(server)
+        file = state / FILE_NAME
+        if how == "removed":
+            shutil.rmtree(state)
+        else:
+            file.rename(state / "elsewhere")
+            if how == "replaced":
+                file.write_bytes(b"")
+        answer = await client.post("/v1/operators", json={"roles": ["r"]})
+        assert answer.status_code == 500
+        assert server._table.find("r") is None
+        assert (await known(server, before)).status_code == 200
+    assert f"cannot write {file}: it was removed or replaced; start the server again" in caplog.text
+
+
 async def test_a_session_whose_row_cannot_be_deleted_is_whole(state) -> None:
     """I8: 500 with a hint; its socket stays, its waits go on; the same request works later."""
     await make_store(state)
@@ -263,7 +283,7 @@ async def test_a_row_that_is_gone_already_is_a_success(state) -> None:
 
 
 async def test_a_connect_that_meets_a_deletion_is_not_seated(state) -> None:
-    """I11: it comes while the row is being deleted; its socket is closed, the session is gone."""
+    """I10: it comes while the row is being deleted; its socket is closed, the session is gone."""
     async with serving(state=state) as server:
         login = await log_in(server, roles=["r"])
         with the_disk_waits(server, "DELETE") as (begun, go_on):
@@ -371,7 +391,7 @@ async def test_a_second_server_with_the_same_state_is_refused(state) -> None:
 
 
 async def test_expired_rows_are_dropped_at_boot(state) -> None:
-    """I12, J45: neither returned nor kept; the token is told that it expired; roles are free."""
+    """I12, J44: neither returned nor kept; the token is told that it expired; roles are free."""
     async with serving(state=state) as server:
         old, fresh = await log_in(server, roles=["old"]), await log_in(server, roles=["fresh"])
     sql(state, "UPDATE sessions SET last_access_secs = ?, seated = 1", time.time() - 80_000)
@@ -384,6 +404,43 @@ async def test_expired_rows_are_dropped_at_boot(state) -> None:
     assert sql(state, "SELECT sid FROM sessions") == [(fresh.sid,)]
 
 
+async def test_an_expired_row_that_cannot_be_dropped_keeps_no_server_from_starting(state, caplog) -> None:
+    """It is not brought back, its token is told that it expired; the others are there as ever."""
+    async with serving(state=state) as server:
+        old, fresh = await log_in(server, roles=["r"]), await log_in(server, roles=["fresh"])
+    sql(state, "UPDATE sessions SET last_access_secs = ?, seated = 1 WHERE sid = ?", 0.0, old.sid)
+    fail(state, "DELETE")
+    for _ in range(2):
+        async with serving(state=state) as server, rest(server) as client:
+            assert [seat.sid for seat in server.seats()] == [fresh.sid]
+            listed = await client.get("/v1/operators", headers=old.bearer)
+            assert (listed.status_code, listed.json()["error"]) == (401, "your session expired")
+            assert (await known(server, fresh)).status_code == 200
+        assert f"the expired session {old.sid} could not be dropped: " in caplog.text
+        caplog.clear()
+
+
+async def test_a_sweep_takes_the_row_of_who_does_not_come_back_too(state) -> None:
+    """I17: nobody asks for that session any more; and one that is connected keeps its row."""
+    events = Events()
+    async with serving(events, state=state) as server:
+        stays, gone = await log_in(server, roles=["stays"]), await log_in(server, roles=["gone"])
+        async with socket_of(server, stays):
+            await server.wait_seat("stays")
+            for login in (stays, gone):
+                age(server, login, 86_399.9)  # Due in a moment, after the last sweep.
+            server._expiry.check()
+            with trio.fail_after(10):
+                while not events.of("operator_left"):
+                    await trio.sleep(0.005)
+            assert [left["sid"] for left in events.of("operator_left")] == [gone.sid]
+            store = server._sessions.store
+            assert store is not None
+            rows, _ = await store.load()
+            assert [row.sid for row in rows] == [stays.sid]
+            assert gone.sid not in server._sessions._written
+
+
 async def test_the_time_away_of_the_server_counts(state) -> None:
     """A session that was idle for 23 h ends an hour after the restart, not a day."""
     async with serving(state=state) as server:
@@ -394,6 +451,18 @@ async def test_the_time_away_of_the_server_counts(state) -> None:
         assert session is not None
         left = server._sessions.expires(session) - trio.current_time()
         assert left == pytest.approx(3600, abs=30)
+
+
+async def test_who_had_not_come_yet_has_its_time_again_after_a_restart(state) -> None:
+    """It could not come while no server was there; a whole ``join_within``, and no more."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+    sql(state, "UPDATE sessions SET last_access_secs = ?", time.time() - 3600)
+    async with serving(state=state, join_within=500) as server:
+        session = server._table.find(login.sid)
+        assert session is not None
+        left = server._sessions.expires(session) - trio.current_time()
+        assert left == pytest.approx(500, abs=30)
 
 
 async def test_a_wall_clock_that_went_back_gives_no_more_than_a_full_horizon(state) -> None:

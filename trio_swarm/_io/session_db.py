@@ -16,7 +16,6 @@ import errno
 import json
 import os
 import sqlite3
-import stat
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ import trio
 
 from trio_swarm._io import observed_rows
 from trio_swarm._io.observed_rows import ObservedRow
+from trio_swarm._io.session_files import check_files, check_log, file_id, make_database, remove_index
 from trio_swarm._io.unix import locked_directory
 from trio_swarm.errors import FrameError, StoreError
 from trio_swarm.frames import parse_json
@@ -101,6 +101,7 @@ class SessionDB:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._file = file_id(path)  # One call that does not wait.
         self._one_at_a_time = trio.CapacityLimiter(1)
 
     def __repr__(self) -> str:
@@ -193,6 +194,9 @@ class SessionDB:
         return rows, unreadable
 
     def _execute(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+        if file_id(self._path) != self._file:
+            # SQLite would go on in a file without a name, which ends with this process.
+            raise StoreError(f"cannot write {self._path}: it was removed or replaced; start the server again")
         with _store_errors(self._path, "write"):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -241,12 +245,14 @@ def _absolute(directory: str | os.PathLike[str]) -> Path:
 
 def _open(path: Path, directory: int) -> sqlite3.Connection:
     try:
-        for suffix in ("", "-wal", "-journal", "-shm"):
-            _check_file(path.name + suffix, directory)
-        _make_private(path.name, directory)
+        check_files(path.name, directory)
+        with _store_errors(path, "make"):
+            make_database(path, directory, _SCHEMA)
     except OSError as error:
-        raise StoreError(f"cannot use the state file {error.filename or path}: {_why(error)}") from error
+        where = path.parent / (error.filename or path.name)
+        raise StoreError(f"cannot use the state file {where}: {_why(error)}") from error
     with _store_errors(path, "open"):
+        check_log(path)
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
             # Text comes as bytes: one that is no UTF-8 is one bad row, not an error of the whole.
@@ -255,8 +261,11 @@ def _open(path: Path, directory: int) -> sqlite3.Connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA synchronous = FULL")
             _check_schema(connection, path)
+            remove_index(path.name, directory)
             # Not before: it writes to the file, which may have been another program's.
             connection.execute("PRAGMA journal_mode = WAL")
+            # Not only when a thousand pages are there: what is in the log alone is lost with it.
+            connection.execute("PRAGMA wal_autocheckpoint = 1")
         except BaseException:
             connection.close()
             raise
@@ -282,38 +291,6 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
     for number, step in enumerate(_STEPS[version - 1 :], version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
-
-
-def _check_file(name: str, directory: int) -> None:
-    """Raises ``OSError`` for a file that another could have put there, or could read."""
-    try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EPERM, "it is not a regular file", name)
-    if found.st_uid != os.geteuid():
-        raise OSError(errno.EPERM, f"it belongs to uid {found.st_uid}, not to us", name)
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise OSError(errno.EPERM, f"its mode is {stat.S_IMODE(found.st_mode):o}, it must be 600", name)
-
-
-def _make_private(name: str, directory: int) -> None:
-    """Make the file before SQLite does, whose files have the mode of this one (or the umask's).
-
-    It must not be opened here once SQLite has it: closing a descriptor of a file drops all locks
-    that the process holds on it.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
-    except FileExistsError:
-        return
-    try:
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
-    os.fsync(directory)
 
 
 def _row_of(values: tuple[Any, ...]) -> SessionRow:
@@ -369,9 +346,13 @@ def _shown(value: object) -> str:
 def _store_errors(path: Path, action: str) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        reason = "another program has it open" if "locked" in str(error) else str(error)
-        raise StoreError(f"cannot {action} {path}: {reason}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # What SQLite says may quote a damaged schema: anything, and not even always UTF-8.
+        reason = "it is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
+        if "locked" in reason:
+            reason = "another program has it open"
+        shown = "".join(each if each.isprintable() else "?" for each in reason)
+        raise StoreError(f"cannot {action} {path}: {shown}") from error
 
 
 def _why(error: OSError) -> str:

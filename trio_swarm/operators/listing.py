@@ -20,7 +20,7 @@ from trio_swarm.operators.sessions import Sessions
 __all__ = ["ListingApi"]
 
 _LIMIT, _MAX_LIMIT = 50, 200
-_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _HINTS: Final = {
     BadTokenError: "log in with POST /v1/operators and send its token as Authorization: Bearer",
     ExpiredToken: "the session was idle for too long and is gone: log in again",
@@ -44,14 +44,17 @@ class ListingApi:
         ]
 
     async def list(self, request: Request) -> Response:
-        """Who is logged in, the latest access first; for any operator that is itself."""
+        """Who is logged in, the latest access first; for any operator that is itself.
+
+        A limit that is none is told before anything about the bearer (contract: operators 1.1).
+        """
+        limit = _limit_of(request)
         try:
             reader = self.sessions.table.identify(Presented.of(bearer_of(request.head.all("authorization"))))
             if await self.sessions.judge(reader):
                 raise ExpiredToken("your session expired")
         except BadTokenError as bad:
             return _unauthorised(bad)
-        limit = _limit_of(request)
         await self.sessions.sweep()
         self.sessions.touch(reader)
         found = sorted(self.sessions.table, key=lambda each: (-each.last_access.wall, each.sid))
@@ -78,10 +81,11 @@ class ListingApi:
 
 
 def _limit_of(request: Request) -> int:
+    """More than there may be is as many as there may be."""
     text = request.query.get("limit", str(_LIMIT))
-    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= _MAX_LIMIT:
-        raise HttpError(400, f"limit: expected a number from 1 to {_MAX_LIMIT}")
-    return int(text)
+    if not _NUMBER.fullmatch(text) or not int(text):
+        raise HttpError(400, "limit: expected a number from 1")
+    return min(int(text), _MAX_LIMIT)
 
 
 def _about(session: Session[Seat]) -> dict[str, Any]:

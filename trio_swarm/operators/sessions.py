@@ -56,7 +56,7 @@ class Sessions:
         """Bring back what an earlier server left: disconnected, and under the same sid and token.
 
         Rows whose time was over are dropped, rows that cannot be read are skipped with a warning.
-        Raises `StoreError`.
+        Raises `StoreError` if nothing can be read.
         """
         if self.store is None:
             return
@@ -66,8 +66,7 @@ class Sessions:
         now = Moment.now()
         for row in rows:
             if now.wall - row.last_access >= self.idle_within:
-                await self.store.delete(row.sid)
-                self.table.remember_expired(row.token_digest)
+                await self._drop_expired(row)
                 continue
             try:
                 self._restore_row(row, now)
@@ -221,6 +220,15 @@ class Sessions:
         if ended:
             self.table.remember_expired(digest)
         return ended
+
+    async def _drop_expired(self, row: SessionRow) -> None:
+        assert self.store is not None
+        self.table.remember_expired(row.token_digest)
+        try:
+            await self.store.delete(row.sid)
+        except StoreError as error:
+            # A full disk, say: the sessions that live are not to suffer for one that does not.
+            _log.warning("the expired session %s could not be dropped: %s", row.sid, error)
 
     def _restore_row(self, row: SessionRow, now: Moment) -> None:
         about = {
