@@ -443,6 +443,21 @@ def test_an_operators_token_ends_with_its_session_not_by_time():
             granted(minted(role=role, expire_at=NOW))
 
 
+CONTRACT_VERBS = {
+    "operator": "start_task dispatch_attempt mint_worker_token read_task_state cancel_task query_senior "
+    "mark_pass mark_blocked attach_session detach_session heartbeat poll_task",
+    "worker": "fetch_prompt fetch_data post_result verify_token emit_output start_task dispatch_attempt "
+    "read_task_state poll_task cancel_task",
+    "observer": "subscribe_events read_trace read_task_state",
+    "senior": "answer_query override_verdict pause_loop resume_loop inject_directive",
+}
+
+
+def test_the_table_of_roles_is_the_contracts():
+    """Role by role, verb by verb, as 5.2 has them."""
+    assert {role: set(verbs.split()) for role, verbs in CONTRACT_VERBS.items()} == ROLE_VERBS
+
+
 @pytest.mark.parametrize("role", ROLE_VERBS)
 @pytest.mark.parametrize("verb", sorted({*VERBS, "", "*", "unknown", "FETCH_PROMPT"}))
 def test_roles_and_verbs(role, verb):

@@ -72,6 +72,39 @@ async def test_a_step_passes(tmp_path) -> None:
     assert task.attempt.capability_token not in repr(bench.events.kept)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("  as it is \n", "  as it is \n"),
+        ('{"a": 1}', '{"a": 1}'),
+        ("", ""),
+        (None, "null"),
+        (True, "true"),
+        (1.5, "1.5"),
+        ([1, {"b": None}], '[1,{"b":null}]'),
+        ({"é": "ü x", "a": []}, '{"é":"ü x","a":[]}'),
+    ],
+)
+async def test_what_becomes_the_prompt(tmp_path, prompt, text) -> None:
+    """6.1: a text verbatim, other JSON compact, in its own order."""
+    async with a_bench(tmp_path) as bench:
+        await bench.dispatch(operator=await bench.attach(Scripted()), prompt=prompt, layers=[D])
+
+    assert bench.last.prompt == text
+
+
+@pytest.mark.parametrize("executes", [None, WorkerResult(None, ok=False), False, ""])
+async def test_the_notice_tells_the_value_whatever_it_is(tmp_path, executes) -> None:
+    """2.4, 6.3: null where the result is none."""
+    operator = Scripted(executes=executes)
+    async with a_bench(tmp_path) as bench:
+        await bench.dispatch(operator=await bench.attach(operator), layers=[D, M])
+        await told(operator)
+
+    value = executes.value if isinstance(executes, WorkerResult) else executes
+    assert operator.seen[-1] == ("after", value)
+
+
 ORDERS = [
     ([D], ["execute"], False, None),
     ([D, S], ["execute", "ask"], True, None),

@@ -50,6 +50,25 @@ async def test_a_renewed_attempt_has_both_tokens_and_the_same_handle(tmp_path) -
     assert new not in repr(attempt)
 
 
+async def test_a_set_life_holds_for_what_is_renewed_too(tmp_path) -> None:
+    """E13, E14: token_ttl counts from the beginning of the attempt, and again from its renewal."""
+    clock = Clock()
+    async with a_bench(tmp_path, clock=clock, token_ttl=77) as bench, bench.serve(), bench.http() as http:
+        task = bench.board.create("coder", "p")
+        attempt = task.begin()
+        assert attempt.good_for == 77
+        clock.now += 70
+        token = CapabilityToken.decode(attempt.renew())
+        assert (token.issued_at, token.expire_at) == (clock.now, clock.now + 77)
+        worker = Worker(http, task.task_id, attempt.worker_handle)
+        clock.now += 76
+        good = await worker.fetch()
+        clock.now += 1
+        dead = await worker.fetch()
+
+    assert (good.status_code, dead.status_code) == (200, 410)
+
+
 async def test_another_attempts_renewal_is_refused(tmp_path) -> None:
     """E10 to E12: one that was superseded gets no second life."""
     async with a_bench(tmp_path) as bench:

@@ -217,12 +217,32 @@ async def test_a_task_that_somebody_else_settles_is_theirs(tmp_path) -> None:
         raise ValueError("mine")
 
     async with a_bench(tmp_path) as bench:
+        retry = RetryPolicy(first=3600, longest=3600)  # For which nobody waits.
         with pytest.raises(StepCancelled, match="its task was settled"):
-            await bench.dispatch(execute=execute, attempts=3)
+            await bench.dispatch(execute=execute, attempts=3, retry=retry)
         outcome = bench.last.outcome
 
     assert attempts == [1]
     assert (outcome.status, outcome.value, outcome.reason) == ("failed", "theirs", "somebody else")
+
+
+async def test_a_task_that_somebody_else_settles_between_two_attempts(tmp_path) -> None:
+    """Its runner ends then, and does not wait for an attempt that will not come."""
+
+    async def execute(step):
+        raise ValueError("flaky")
+
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        retry, result = RetryPolicy(first=3600, longest=3600), Result()
+        nursery.start_soon(lambda: result.run(bench.dispatch, execute=execute, attempts=2, retry=retry))
+        await wait_all_tasks_blocked()
+        task = bench.last
+        assert task.waiting_for == "attempt 2"
+        task.settle(Outcome(task.task_id, "failed", "theirs", 1, "somebody else"))
+        await result.done.wait()
+
+    assert isinstance(result.error, StepCancelled)
+    assert (task.outcome.value, task.attempts, task.waiting_for) == ("theirs", 1, None)
 
 
 async def test_a_task_that_is_forgotten_while_it_is_dispatched(tmp_path) -> None:

@@ -131,6 +131,10 @@ async def test_an_error_in_the_ack_outranks_every_final(tmp_path, error) -> None
             WorkerResult(0, True, {"num_turns": 2}),
         ),
         (
+            {"type": "spawn_ack", "value": 0, "ok": False, "stats": {"num_turns": 2}},
+            WorkerResult(0, False, {"num_turns": 2}),
+        ),
+        (
             {"type": "spawn_halt", "value": {"p": 1}, "reason": "enough"},
             WorkerResult({"halted": True, "reason": "enough", "value": {"p": 1}}, True),
         ),
@@ -188,6 +192,46 @@ async def test_a_post_after_an_ack_with_a_value_is_not_lost(tmp_path, ok) -> Non
     assert result.value == WorkerResult("the result itself", True)
 
 
+@pytest.mark.parametrize("ok", [True, False])
+async def test_a_halt_after_a_post_leaves_the_post_the_result(tmp_path, ok) -> None:
+    """4.8: the halt's marker is what stands in for a Final, and here is one."""
+    async with a_step(tmp_path) as (_bench, peer, spawn, worker, result):
+        await worker.submit("posted", ok=str(ok).lower())
+        await peer.send(type="spawn_halt", req_id=spawn["req_id"], value={"p": 1}, reason="enough")
+        await result.done.wait()
+
+    assert result.value == WorkerResult("posted", ok)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_worker_of_a_given_execute_posts_too(tmp_path, when) -> None:
+    """W26: no operator has a part in it; what was posted outranks what the callable returns."""
+    late = trio.Event()
+
+    async with a_bench(tmp_path) as bench, bench.serve(), bench.http() as http:
+        async with trio.open_nursery() as nursery:
+
+            async def work(step) -> None:
+                worker = Worker(http, step.task_id, step.worker_handle)
+                assert (await worker.fetch()).json()["prompt"] == "do it"
+                if when == "after":
+                    late.set()
+                    while bench.last.waiting_for != "the worker's result":
+                        await wait_all_tasks_blocked(0.001)
+                assert (await worker.submit("posted", ok="false")).status_code == 204
+                late.set()
+
+            async def execute(step):
+                assert step.base_url == bench.server.url
+                nursery.start_soon(work, step)
+                await late.wait()
+                return "mine"
+
+            result = await bench.dispatch(execute=execute, grace=3600)
+
+    assert result == WorkerResult("posted", False)
+
+
 @pytest.mark.parametrize(
     ("said", "failed"),
     [
@@ -241,6 +285,60 @@ async def test_statistics_are_the_operators_or_else_the_workers(tmp_path) -> Non
     assert bench.last.attempt.stats == {"model": "m-1"}
 
 
+@asynccontextmanager
+async def half_a_post(bench, worker, framing, *, path="/v1/worker/submit"):
+    """A worker's connection on which a post has begun, and the server reads on."""
+    host, _, port = bench.server.url.removeprefix("http://").partition(":")
+    async with await trio.open_tcp_stream(host, int(port)) as stream:
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {worker.handle}\r\n"
+        await stream.send_all(f"{head}{framing}".encode())
+        await wait_all_tasks_blocked(0.01)
+        yield stream
+
+
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+COUNTED = "Content-Length: 10\r\n\r\nhello"
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, CHUNKED + "40000\r\nxxx", COUNTED])
+@pytest.mark.parametrize("path", ["/v1/worker/submit", "/v1/worker/artifact?name=part"])
+async def test_a_worker_that_dies_in_the_middle_of_a_post_has_posted_nothing(tmp_path, framing, path) -> None:
+    """And the step goes on: another worker of the attempt posts, or the operator's own value decides."""
+    async with a_step(tmp_path, grace=0.05) as (bench, peer, spawn, worker, result):
+        await worker.fetch()
+        async with half_a_post(bench, worker, framing, path=path):
+            pass
+        await wait_all_tasks_blocked(0.01)
+        assert bench.last.attempt.final is None
+        assert bench.board.outputs.of(bench.last.task_id) == ()
+        assert (bench.last.status, bench.last.waiting_for) == ("running", "spawn of op")
+        await peer.send(type="spawn_ack", req_id=spawn["req_id"], value="mine")
+        await result.done.wait()
+
+    assert result.value == WorkerResult("mine")
+    assert bench.events.of("connection_error") == []
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, COUNTED])
+async def test_a_task_that_is_cancelled_while_its_worker_posts(tmp_path, framing) -> None:
+    """The post is refused when it has come to its end, and changes nothing."""
+    rest = b"5\r\nworld\r\n0\r\n\r\n" if "chunked" in framing else b"world"
+    async with a_step(tmp_path) as (bench, peer, _spawn, worker, result):
+        await worker.fetch()
+        async with half_a_post(bench, worker, framing) as stream:
+            gone = await worker.client.delete(f"/v1/tasks/{bench.last.task_id}", headers=ADMIN)
+            withdraw = await peer.next()
+            await stream.send_all(rest)
+            answer = bytes(await stream.receive_some())
+        await result.done.wait()
+
+    assert (gone.status_code, withdraw["reason"]) == (204, "cancelled")
+    assert answer.startswith(b"HTTP/1.1 410 ")
+    assert isinstance(result.error, StepCancelled)
+    assert (bench.last.status, bench.last.outcome.value) == ("cancelled", None)
+    assert bench.last.attempt.final is None
+
+
 # -- the spawn -------------------------------------------------------------------------
 
 
@@ -286,6 +384,44 @@ async def test_a_handle_is_dead_for_the_next_attempt(tmp_path) -> None:
     assert spawn["worker_handle"] != again["worker_handle"]
     assert (late.status_code, fetch.status_code) == (409, 409)
     assert result.value == WorkerResult("of the second", True)
+
+
+@pytest.mark.parametrize("how", ["failed", "blocked", "rejected"])
+async def test_a_handle_is_dead_while_the_next_attempt_is_waited_for(tmp_path, how) -> None:
+    """A token dies with its attempt, not with the beginning of the next one."""
+    retry = RetryPolicy({how}, first=3600, longest=3600)
+    async with (
+        a_bench(tmp_path) as bench,
+        bench.serve(),
+        bench.seated() as (seat, peer),
+        bench.http() as http,
+        trio.open_nursery() as nursery,
+    ):
+        result = Result()
+        options = {"operator": seat, "layers": [D, M] if how == "rejected" else [D]}
+        nursery.start_soon(lambda: result.run(bench.dispatch, attempts=2, retry=retry, **options))
+        asked = await peer.next()
+        worker = Worker(http, bench.last.task_id, bench.last.attempt.worker_handle)
+        alive = await worker.fetch()
+        if how == "blocked":
+            await worker.submit("no", ok="false")
+        said = {"failed": {"error": "x"}, "blocked": {}, "rejected": {"ok": False}}[how]
+        reply = "hook_ack" if how == "rejected" else "spawn_ack"
+        await peer.send(type=reply, req_id=asked["req_id"], **said)
+        while bench.last.waiting_for != "attempt 2":
+            await wait_all_tasks_blocked(0.001)
+        token = bench.last.attempt.capability_token
+        late = [
+            await worker.fetch(),
+            await worker.submit("x"),
+            await Worker(http, worker.task_id, token).fetch(),
+        ]
+        bench.last.cancel("enough")
+        await result.done.wait()
+
+    assert alive.status_code == 200
+    assert [each.status_code for each in late] == [410] * 3
+    assert bench.last.attempts == 1
 
 
 # -- operators that say no, go away or come back ---------------------------------------

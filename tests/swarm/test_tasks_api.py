@@ -247,6 +247,24 @@ async def test_the_ceiling_of_a_client_that_waits_is_504(tmp_path) -> None:
     assert "0.05 s" in answer.json()["error"]
 
 
+async def test_a_detached_step_has_no_ceiling(tmp_path) -> None:
+    """Nobody waits for it on a connection: it takes the time that it takes."""
+    seconds = []
+
+    async def execute(frame):
+        seconds.append(trio.current_effective_deadline() - trio.current_time())
+        return "done"
+
+    async with an_api(tmp_path, ("op", Scripted(executes=execute)), sync_ceiling=5) as (bench, http):
+        body = {"agent": "a", "prompt": "p", "operator_sid": "op"}
+        for more in ({"detach": True}, {"timeout_secs": 500}, {}):
+            await http.post("/v1/tasks", json={**body, **more})
+            await bench.last.wait()
+
+    # Each test has 60 s.
+    assert [each > 5 for each in seconds] == [True, True, False]
+
+
 async def test_steps_over_http_are_bounded(tmp_path) -> None:
     """503 beyond max_running; there is room again when one has ended."""
     async with an_api(tmp_path, ("op", Scripted(executes=forever)), max_running=2) as (bench, http):
@@ -534,6 +552,39 @@ async def test_delete_cancels_what_runs_and_its_client_is_told(tmp_path) -> None
     assert (withdraw["type"], withdraw["req_id"]) == ("withdraw", spawn["req_id"])
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert late.status_code == 410
+
+
+async def test_delete_is_answered_when_the_step_has_ended(tmp_path) -> None:
+    """Not while its executor still takes leave: after the 204 it is cancelled, and nothing of it runs."""
+    leaving, gone = trio.Event(), trio.Event()
+    answers = []
+
+    async def execute(frame):
+        try:
+            await trio.sleep_forever()
+        finally:
+            leaving.set()
+            with trio.CancelScope(shield=True):
+                await gone.wait()
+
+    async with an_api(tmp_path, ("op", Scripted(executes=execute))) as (bench, http):
+        body = {"agent": "a", "prompt": "p", "operator_sid": "op", "detach": True}
+        where = f"/v1/tasks/{(await http.post('/v1/tasks', json=body)).json()['task_id']}"
+        await until(lambda: bench.last.waiting_for is not None)
+
+        async def delete() -> None:
+            answers.append((await http.delete(where)).status_code)
+            answers.append(bench.last.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(delete)
+            await leaving.wait()
+            await wait_all_tasks_blocked(0.01)
+            early = list(answers)
+            gone.set()
+
+    assert early == []
+    assert answers == [204, "cancelled"]
 
 
 async def test_an_unknown_task_is_404(tmp_path) -> None:

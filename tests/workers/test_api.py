@@ -122,6 +122,20 @@ async def test_the_last_final_decides(tmp_path) -> None:
         assert (attempt.final.value, attempt.finals) == ("third", 3)
 
 
+@pytest.mark.parametrize("ok", [True, False])
+async def test_a_final_may_be_a_reference_to_a_file(tmp_path, ok) -> None:
+    """1.5: the reference is the value; the server looks at no file, and none need be there."""
+    reference = {"kind": "file_ref", "path": "/nonexistent/x", "mime": None, "size_hint": 5}
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun()
+        event = {"type": "final", "content": reference, "ok": ok}
+        answer = await bench.emit(task.task_id, attempt.capability_token, event=event)
+        assert answer.status_code == 200
+        assert (attempt.final.value, attempt.final.ok) == (reference, ok)
+        record = (await bench.get(answer.json()["out_id"], attempt.worker_handle)).json()
+        assert record["event"] == event
+
+
 async def test_an_old_attempt_cannot_complete_a_new_one(tmp_path) -> None:
     """5.3 [BUG]: the original looks up the attempt that is current."""
     async with serving(tmp_path) as bench:
@@ -231,6 +245,23 @@ async def test_artifacts(tmp_path) -> None:
         }
         assert record["producer_agent"] == "coder"
         assert attempt.final is None
+
+
+@pytest.mark.parametrize("text", ["@file:/etc/hostname", "@file:relative", "@file:"])
+async def test_no_body_makes_the_server_read_a_file(tmp_path, text) -> None:
+    """W31 to W39: on submit, artifact and result alike it is a text like any other."""
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun(metadata={"work_dir": "/etc"})
+        staged = await bench.client.post(
+            "/v1/worker/artifact?name=part", content=text, headers=bearer(attempt.worker_handle)
+        )
+        assert staged.status_code == 204
+        record = (await bench.get("part", attempt.worker_handle)).json()
+        assert record["event"]["content"] == {"kind": "inline", "value": text}
+        assert (await bench.submit(attempt.worker_handle, text.encode())).status_code == 204
+        assert attempt.final.value == text
+        assert (await bench.result(task.task_id, attempt.worker_handle, {"f": text})).status_code == 204
+        assert attempt.final.value == {"f": text}
 
 
 async def test_reports_are_kept_with_the_attempt(tmp_path) -> None:

@@ -42,6 +42,21 @@ async def test_a_task_from_its_beginning_to_its_end() -> None:
         task.begin()
 
 
+async def test_each_board_has_a_secret_of_its_own_unless_it_is_given_one() -> None:
+    """5.1: 32 random bytes; so no token outlives its process. With the same one it is known as a token."""
+
+    def status(issuer: TaskBoard, judge: TaskBoard) -> int:
+        token = issuer.create("a", "p").begin().capability_token
+        with pytest.raises(Denied) as caught:
+            judge._machine.admit(token, "fetch_prompt", now=Clock().now)
+        return caught.value.status
+
+    first, second = a_board(), a_board()
+    assert len(first._secret) == len(second._secret) == 32
+    assert (status(first, second), status(second, first)) == (401, 401)
+    assert status(a_board(secret=b"same"), a_board(secret=b"same")) == 410
+
+
 async def test_settling_wakes_everybody_and_the_first_wins() -> None:
     task = a_board().create("a", "p")
     got = []

@@ -5,11 +5,13 @@ Each row is a situation, each column a route; a number is the status, None where
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
 
 from tests.workers.support import Bench, bearer, forged, inline, minted, narrowed, serving
+from trio_swarm._state.token import ROLE_VERBS, CapabilityToken, mint
 from trio_swarm.workers import Outcome
 
 ROUTES = ("prompt", "result", "submit", "emit", "get", "artifact", "degradation", "stats", "system")
@@ -35,25 +37,31 @@ async def call(bench: Bench, route: str, task_id: str, headers: dict[str, str], 
 
 
 HEADERS = {
-    "other scheme": {"Authorization": "Basic abc"},
-    "lower case": {"Authorization": "bearer abc"},
+    "other scheme": "Basic {}",
+    "lower case": "bearer {}",
+    "other blank": "Bearer\t{}",
     # Blanks at the end of a header's value are not part of it (RFC 9110, 5.5).
-    "empty": {"Authorization": "Bearer"},
-    "no scheme": {"Authorization": "wh-12345678"},
+    "empty": "Bearer",
+    "no scheme": "{}",
+    "two": "Bearer {0} {0}",
 }
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("header", [*HEADERS, "missing", "non-ASCII", "twice"])
 async def test_header_problems_are_400_never_401(tmp_path, route, header) -> None:
-    """1.1 and the first row; reading data without a credential is 401, since that route had none."""
+    """1.1 and the first row; reading data without a credential is 401, since that route had none.
+
+    It is the header that is at fault: the credential in it is good.
+    """
     async with serving(tmp_path) as bench:
-        task, _ = bench.begun()
-        headers = HEADERS.get(header, {})
+        task, attempt = bench.begun(system="persona")
+        handle = attempt.worker_handle
+        headers = {"Authorization": HEADERS[header].format(handle)} if header in HEADERS else {}
         if header == "non-ASCII":
-            headers = {"Authorization": "Bearer \xe9".encode("latin-1")}
+            headers = {"Authorization": f"Bearer {handle}\xe9".encode("latin-1")}
         elif header == "twice":
-            headers = [("Authorization", "Bearer abc"), ("Authorization", "Bearer abc")]
+            headers = [("Authorization", f"Bearer {handle}")] * 2
         answer = await call(bench, route, task.task_id, headers)
         assert answer.status_code == (401 if (route, header) == ("get", "missing") else 400)
         assert list(answer.json()) == ["error"]
@@ -111,6 +119,7 @@ async def test_credentials(tmp_path, route, situation) -> None:
             assert answer.status_code in (200, 204), answer.text
             return
         assert answer.status_code == status, answer.text
+        assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
         if situation in ("undecodable", "not JSON", "other JSON"):
             assert answer.json()["error"].startswith("invalid token: ")
         assert credential not in answer.text
@@ -121,6 +130,76 @@ async def test_credentials(tmp_path, route, situation) -> None:
             [],
         )
         assert len(bench.board.outputs.of(task.task_id)) == 1
+
+
+FIELDS = {
+    "agent_id": "somebody",
+    "role": "worker",
+    "issued_at": 1_700_000_000,
+    "expire_at": 1_700_000_060,
+    "nonce": "0123456789abcdef" * 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "make"),
+    [
+        (401, lambda bench, token: forged(token)),
+        (401, lambda bench, token: mint(secret=b"of another server", **FIELDS).encode()),
+        (410, lambda bench, token: minted(bench.clock, nonce=FIELDS["nonce"])),
+    ],
+)
+async def test_a_token_that_is_refused_is_named_by_its_fingerprint(tmp_path, status, make) -> None:
+    """E1, E27: the beginning of the digest of its nonce, by which its owner knows it; never the nonce."""
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun()
+        token = make(bench, attempt.capability_token)
+        nonce = CapabilityToken.decode(token).nonce
+        answer = await bench.prompt(task.task_id, token)
+        assert answer.status_code == status
+        assert hashlib.sha256(nonce.encode()).hexdigest()[:12] in answer.json()["error"]
+        assert nonce not in answer.text
+
+
+VERBS = {
+    "prompt": "fetch_prompt",
+    "system": "fetch_prompt",
+    "result": "post_result",
+    "submit": "post_result",
+    "degradation": "post_result",
+    "stats": "post_result",
+    "emit": "emit_output",
+    "artifact": "emit_output",
+    "get": "fetch_data",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_each_route_has_its_verb(tmp_path, route) -> None:
+    """5.2: a token with that verb alone is let in, one with all of a worker's others is not."""
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun(system="persona")
+        token = attempt.capability_token
+        await bench.emit(task.task_id, token)
+        others = narrowed(token, scopes=sorted(ROLE_VERBS["worker"] - {VERBS[route]}))
+        refused = await call(bench, route, task.task_id, bearer(others))
+        assert (refused.status_code, attempt.final, attempt.stats) == (403, None, None)
+        alone = narrowed(token, scopes=[VERBS[route]])
+        assert (await call(bench, route, task.task_id, bearer(alone))).status_code in (200, 204)
+
+
+async def test_a_reader_may_be_held_to_outputs_by_name(tmp_path) -> None:
+    """The name is what the reader asks for: an id where it asks by that."""
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun()
+        token = attempt.capability_token
+        out_id = (await bench.emit(task.task_id, token, producer_agent="log-1")).json()["out_id"]
+        await bench.emit(task.task_id, token, producer_agent="plan")
+        logs = narrowed(token, scopes=["fetch_data@out=log*"])
+        statuses = {
+            key: (await bench.get(key, logs)).status_code for key in ("log-1", "log-2", "plan", out_id)
+        }
+        assert statuses == {"log-1": 200, "log-2": 404, "plan": 403, out_id: 403}
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -7,10 +7,12 @@ import enum
 import ipaddress
 import re
 import secrets
+import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
@@ -21,7 +23,7 @@ import trio
 from trio_swarm._io.token_file import keep_token
 from trio_swarm._io.unix import open_unix_listener
 from trio_swarm.errors import StoreError, SwarmError
-from trio_swarm.jobs.runner import run_in_swarm
+from trio_swarm.jobs.runner import STOP_SIGNALS, run_in_swarm
 from trio_swarm.swarm import Swarm
 
 __all__ = ["EXIT_STATUSES", "ServeError", "ServeOptions", "Status", "parse_options", "serve"]
@@ -186,18 +188,34 @@ async def _serve(swarm: Swarm, options: ServeOptions) -> None:
     context = await trio.to_thread.run_sync(_tls_of, options)
     async with _listening(options, context) as listeners, _admin_token(options) as token:
         try:
-            async with swarm.serve_operators(
-                listeners=listeners,
-                allowed_origins=options.origins,
-                allowed_hosts=options.allowed_hosts,
-                state=options.state,
-                admin_token=token.text,
-            ) as server:
-                token.used = True
-                _announce(options, server.url, token, listeners)
-                await trio.sleep_forever()
+            with _stopped() as stopped:
+                async with swarm.serve_operators(
+                    listeners=listeners,
+                    allowed_origins=options.origins,
+                    allowed_hosts=options.allowed_hosts,
+                    state=options.state,
+                    admin_token=token.text,
+                ) as server:
+                    token.used = True
+                    _announce(options, server.url, token, listeners)
+                    await stopped()
         except StoreError as error:
             raise ServeError(str(error), Status.STATE) from error
+
+
+@contextmanager
+def _stopped() -> Iterator[Callable[[], Awaitable[object]]]:
+    """What waits for the first signal, so that the server's block is left in order.
+
+    The swarm's own watcher would cancel it, and operators and waiting clients would be cut off
+    without a word. Later signals wait, too, until the server's end, which is bounded.
+    """
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    if not heeded:
+        yield trio.sleep_forever
+        return
+    with trio.open_signal_receiver(*heeded) as signals:
+        yield partial(anext, signals)
 
 
 @attrs.define

@@ -256,7 +256,8 @@ class Dispatcher:
             if task.outcome is not None:  # Somebody else settled it.
                 return ended
             task.waiting_for = f"attempt {attempt.number + 1}"
-            await trio.sleep(order.retry.delay(attempt.number))
+            with trio.move_on_after(order.retry.delay(attempt.number)):
+                await task.wait()  # Somebody else may settle it: there will be no other attempt then.
             task.waiting_for = None
 
     def _settle(self, task: Task, ended: AttemptEnd) -> Outcome:
