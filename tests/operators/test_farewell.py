@@ -89,3 +89,21 @@ async def test_a_notice_is_not_told_twice_by_a_close(written) -> None:
 
     assert [frame["result"] for frame in frames] == [1]
     assert code == 1000
+
+
+async def test_a_notice_is_not_told_twice_when_it_is_written_as_the_seat_closes(monkeypatch) -> None:
+    """The end comes between the write and the writer's word that it was done."""
+    async with seated() as (_, seat, peer, _login):
+        (socket,) = seat._open.values()
+        flush = socket._link.flush
+
+        async def flush_and_close() -> None:
+            await flush()
+            seat.close("over")
+
+        monkeypatch.setattr(socket._link, "flush", flush_and_close)
+        seat.hook_after(**NOTICE, result=1)
+        frames, code, _ = await to_the_end(peer)
+
+    assert [frame["result"] for frame in frames] == [1]
+    assert code == 1000

@@ -119,7 +119,9 @@ class SeatSocket:
             # A notice is given up only when it is on its way: nothing will answer it.
             await self._link.flush()
             self._machine.written(dues)
-            self._queued.clear()
+            if self.farewell is None:
+                # Else what is told last was chosen before this, and must not be told twice.
+                self._queued.clear()
 
     async def _read_all(self) -> None:
         try:
