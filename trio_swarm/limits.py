@@ -54,6 +54,13 @@ MAX_BODY: Final = 2 * 2**20
 MAX_CONNECTIONS: Final = 256
 """Connections of one server at a time; more are hung up on at once."""
 
+MAX_UNPROVEN: Final = 16
+"""Of these, such from one address that have shown no valid credential and need not hurry. Precedent:
+sshd's MaxStartups, which begins to refuse at 10."""
+
+HURRIED_DEADLINE: Final = 2.0
+"""From connect to the end of a request's head, for one beyond ``MAX_UNPROVEN``."""
+
 # -- correlation -----------------------------------------------------------------------
 
 MAX_PENDING: Final = 1024

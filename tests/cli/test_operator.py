@@ -583,7 +583,7 @@ async def test_nobody_there_is_one_line(tmp_path) -> None:
             said += data
         assert await who.process.wait() == 1
     assert said.startswith(b"trio-swarm: error: cannot connect")
-    assert said.endswith(b"(Connection refused)\n")
+    assert said.endswith(b": Connection refused\n")
     assert said.count(b"\n") == 1
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from tests.fuzz.memory import ADMIN, pour, run_one
+from tests.fuzz import memory
+from tests.fuzz.memory import pour, run_one
 from tests.fuzz.mutate import junk, mutated, mutated_json
 
 STATUS = re.compile(
@@ -116,6 +117,10 @@ def known_words(**known: str) -> dict[str, str]:
     return {**words, "capability": "c", "handle": "wh-00000000", "host": "localhost", **known}
 
 
+IN_MEMORY = known_words(**memory.known())
+"""For the server of `memory.run_one`."""
+
+
 def request(rng: random.Random, known: Mapping[str, str]) -> bytes:
     """One request with a true length: mostly right, with a few things wrong."""
     method, target, credential, kind = rng.choice(ROUTES)
@@ -152,16 +157,15 @@ def wild(rng: random.Random, known: Mapping[str, str]) -> bytes:
 def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
     """For atheris: the same mutations, or another request in front or behind."""
     rng = random.Random(seed)
-    known = known_words(admin=ADMIN)
     if not data or rng.random() < 0.2:
-        data = data + request(rng, known) if rng.random() < 0.5 else request(rng, known) + data
+        data = data + request(rng, IN_MEMORY) if rng.random() < 0.5 else request(rng, IN_MEMORY) + data
     return mutated(rng, data, DICTIONARY)[:max_size]
 
 
 def corpus(seed: int = 0, size: int = 50) -> list[bytes]:
     """Where a fuzzer may begin."""
     rng = random.Random(seed)
-    return [request(rng, known_words(admin=ADMIN)) for _ in range(size)]
+    return [request(rng, IN_MEMORY) for _ in range(size)]
 
 
 def one(data: bytes) -> bytes:

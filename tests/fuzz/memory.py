@@ -6,6 +6,7 @@ for. What a fuzzer wants of it is an exception where the server has made a mista
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,10 +18,31 @@ import trio.testing
 from tests.operators.support import Events, a_host
 from trio_swarm.swarm.dispatch import Dispatcher
 from trio_swarm.swarm.serving import Serving, serve
-from trio_swarm.workers import TaskBoard
+from trio_swarm.workers import Attempt, TaskBoard
 
 ADMIN = "admin-token-in-memory"
 SECRET = b"secret of the board in memory"
+NOW = 1_700_000_000.0
+
+
+def a_board(events: Events, directory: Path) -> tuple[TaskBoard, Attempt]:
+    """One task with a worker at it: by the same names and credentials each time."""
+    numbers = itertools.count(1)
+    board = TaskBoard(
+        emit=events,
+        secret=SECRET,
+        spool=lambda: directory,
+        clock=lambda: NOW,
+        new_hex=lambda size: f"{next(numbers):0{2 * size}x}",
+    )
+    return board, board.create("coder", "do it", system="persona").begin()
+
+
+def known() -> dict[str, str]:
+    """What of it a request may name."""
+    _, attempt = a_board(Events(), Path())
+    worker = {"capability": attempt.capability_token, "handle": attempt.worker_handle}
+    return {"admin": ADMIN, "task": attempt.task_id, **worker}
 
 
 class MemoryListener(trio.abc.Listener[trio.StapledStream]):
@@ -54,7 +76,7 @@ def run_one(converse: Any) -> bytes:
         with tempfile.TemporaryDirectory() as directory:
             async with AsyncExitStack() as stack:
                 serving = Serving(tuple)
-                board = TaskBoard(emit=events, secret=SECRET, spool=lambda: Path(directory))
+                board, _ = a_board(events, Path(directory))
                 dispatcher = Dispatcher(board, serving, events)
                 server = await stack.enter_async_context(
                     serve(a_host(events), serving, dispatcher, admin_token=ADMIN, listeners=[listener])
@@ -89,4 +111,4 @@ async def pour(stream: trio.StapledStream, data: bytes) -> None:
         pass
 
 
-__all__ = ["ADMIN", "SECRET", "pour", "run_one"]
+__all__ = ["ADMIN", "SECRET", "known", "pour", "run_one"]

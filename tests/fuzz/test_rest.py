@@ -14,17 +14,20 @@ import httpx2
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    ignored_auth,
+    missing_required_header,
     negative_data_rejection,
     positive_data_acceptance,
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
+    unsupported_method,
 )
 
 from tests.fuzz.harness import FuzzedServer, fuzzed_server
@@ -42,6 +45,8 @@ CHECKS: list[Any] = [
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
+    missing_required_header,
+    unsupported_method,
 ]
 MAX_BODY = 2 * 2**20
 
@@ -107,17 +112,19 @@ def only_body_is_wrong(case: Case) -> bool:
     return body is not None and body.mode.is_negative and case.media_type == "application/json"
 
 
-def converse(world: World, path: str, method: str, mode: GenerationMode, examples: int) -> Counter[int]:
+def converse(
+    world: World, path: str, method: str, mode: GenerationMode, examples: int, number: int
+) -> Counter[int]:
     """Send generated requests and check each answer; how often there was which status."""
     kind, statuses = credential_of(path, method), Counter[int]()
     right = mode is GenerationMode.POSITIVE
     with requests.Session() as session:
         session.trust_env = False
 
+        @seed(number)
         @given(world.schema(loose=not right)[path][method].as_strategy(generation_mode=mode))
         @settings(
             max_examples=examples,
-            derandomize=True,
             database=None,
             deadline=None,
             phases=[Phase.generate],
@@ -128,6 +135,9 @@ def converse(world: World, path: str, method: str, mode: GenerationMode, example
             answer = case.call(base_url=world.server.url, session=session, headers=world.bearer(kind))
             statuses[answer.status_code] += 1
             checks = [*CHECKS, positive_data_acceptance] if right else CHECKS
+            if right and kind in ("operator", "admin") and method != "delete":
+                # What is deleted is not there for the same request again; workers' routes say 400.
+                checks = [*checks, ignored_auth]
             if not right and only_body_is_wrong(case):
                 checks = [*CHECKS, negative_data_rejection]
             case.validate_response(answer, checks=checks)
@@ -143,7 +153,10 @@ def can_be_wrong(path: str, method: str) -> bool:
     return bool(operation["parameters"]) or "requestBody" in operation or bool(credential_of(path, method))
 
 
-sizes = pytest.mark.parametrize("examples", [QUICK, pytest.param(FULL, marks=pytest.mark.slow)])
+sizes = pytest.mark.parametrize(
+    ("examples", "number"),
+    [(QUICK, 0), *(pytest.param(FULL, number, marks=pytest.mark.slow) for number in (1, 2))],
+)
 operations = pytest.mark.parametrize(("path", "method"), OPERATIONS)
 
 
@@ -154,17 +167,17 @@ def test_every_route_has_its_entry(server) -> None:
 
 @operations
 @sizes
-def test_right_requests_are_answered_as_documented(server, path, method, examples) -> None:
+def test_right_requests_are_answered_as_documented(server, path, method, examples, number) -> None:
     if path == "/v1/worker/degradation":
         examples = min(examples, MAX_REPORTS)  # More of one attempt are 413.
-    statuses = converse(World(server), path, method, GenerationMode.POSITIVE, examples)
+    statuses = converse(World(server), path, method, GenerationMode.POSITIVE, examples, number)
     assert statuses[200] + statuses[204] > 0, statuses
 
 
 @pytest.mark.parametrize(("path", "method"), [each for each in OPERATIONS if can_be_wrong(*each)])
 @sizes
-def test_wrong_requests_are_answered_as_documented(server, path, method, examples) -> None:
-    statuses = converse(World(server), path, method, GenerationMode.NEGATIVE, examples)
+def test_wrong_requests_are_answered_as_documented(server, path, method, examples, number) -> None:
+    statuses = converse(World(server), path, method, GenerationMode.NEGATIVE, examples, number)
     assert sum(statuses.values()) >= min(examples, 10), statuses
 
 

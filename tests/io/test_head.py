@@ -60,6 +60,29 @@ async def test_a_peer_that_leaves_without_a_byte_is_no_error():
 
 
 @pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\x16", "TLS"),
+        (b"\x16\x03\x01\x02\x00\x01", "TLS"),
+        *((bytes([byte]), "method") for byte in b'\0\r\n\x1f {\x7f\x80\xff(/:;<=>?@[]"'),
+    ],
+)
+async def test_what_does_not_begin_with_a_method_is_refused_at_once(data, text, autojump_clock):
+    started = trio.current_time()
+    with pytest.raises(HeadError, match=text) as caught:
+        await head_of(data, eof=False, deadline=10)
+    assert caught.value.status == 400
+    assert trio.current_time() == started
+
+
+@pytest.mark.parametrize("byte", b"GX!#$%&'*+-.^_`|~09az")
+async def test_what_may_begin_a_method_is_waited_for(byte, autojump_clock):
+    with pytest.raises(HeadError) as caught:
+        await head_of(bytes([byte]), eof=False, deadline=10)
+    assert caught.value.status == 408
+
+
+@pytest.mark.parametrize(
     ("data", "status"),
     [
         (b"GET / HTTP/1.1\r\nHo", 400),

@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import check_two_way_stream, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
-from trio_swarm._io.http import FrontLimits, PushBackStream, serve_http
+from trio_swarm._io.http import FrontLimits, serve_http
 from trio_swarm._io.http_messages import HttpError, Request, Response
 from trio_swarm._io.http_routes import Route, RouteTable, UpgradeRoute
 from trio_swarm._state.policy import EdgePolicy, loopback_hosts
@@ -397,27 +397,6 @@ async def test_another_peers_failure_is_the_endpoints() -> None:
     assert [type(error) for error in errors] == [PeerGoneError]
 
 
-async def test_the_push_back_stream_is_a_stream() -> None:
-    """By Trio's own contract suite for streams."""
-
-    async def make():
-        left, right = memory_stream_pair()
-        return PushBackStream(left), PushBackStream(right)
-
-    await check_two_way_stream(make, None)
-
-
-async def test_what_is_pushed_back_comes_first() -> None:
-    """In order, in as many reads as the reader likes."""
-    left, right = memory_stream_pair()
-    stream = PushBackStream(left)
-    await right.send_all(b"cd")
-    stream.push_back(b"ab")
-    assert await stream.receive_some(1) == b"a"
-    assert await stream.receive_some() == b"b"
-    assert await stream.receive_some() == b"cd"
-
-
 def test_a_route_cannot_be_given_twice() -> None:
     """It would be luck which one answers."""
     with pytest.raises(ValueError, match="twice"):
@@ -441,3 +420,37 @@ async def test_nothing_follows_a_request_that_was_not_let_in(said) -> None:
     assert answer.count(b"HTTP/1.1") == 1
     assert status_of(answer) in (400, 403, 421)
     assert b"connection: close" in answer.lower()
+
+
+MALFORMED = b"POST /echo HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+
+
+async def test_after_a_malformed_chunk_the_connection_is_said_to_end() -> None:
+    """RFC 9112, 9.6: the client is told that nothing it sends after it is read."""
+    async with front() as port:
+        answer = await talk(port, MALFORMED + GET)
+    assert (status_of(answer), answer.count(b"HTTP/1.1")) == (400, 1)
+    assert b"\r\nconnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0", b"\r\n", b" GET"])
+async def test_what_is_no_request_is_answered_at_once(first) -> None:
+    """Also behind one that was: a deadline is for those who may still send one."""
+    async with front(FrontLimits(head_deadline=30)) as port:
+        keep = GET.replace(b"Connection: close\r\n", b"")
+        for before in (b"", keep):
+            began = trio.current_time()
+            answer = await talk(port, before + first)
+            assert answer.rpartition(b"HTTP/1.1 ")[2].startswith(b"400 ")
+            assert b"\r\nconnection: close\r\n" in answer
+            assert trio.current_time() - began < 5
+
+
+async def test_a_tls_client_learns_at_once_that_there_is_no_tls() -> None:
+    async with front(FrontLimits(head_deadline=30)) as port:
+        stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port)
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.do_handshake()
+        assert "WRONG_VERSION_NUMBER" in str(caught.value.__cause__).upper().replace(" ", "_")
+        await trio.aclose_forcefully(stream)
+        assert status_of(await talk(port, GET)) == 200

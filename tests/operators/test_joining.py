@@ -1,22 +1,83 @@
-"""A login whose socket never comes: nothing is left at the server (contract 8.6 M1)."""
+"""A login that comes to nothing: what the operator is told, and that nothing is left at the server."""
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
 
+from tests.names import know_no_names
 from trio_swarm.errors import HandshakeError, PeerError
 from trio_swarm.operators import Reconnect, connect_operator
 
 LOGIN = b'{"sid":"op-1","token":"0f1e2d3c4b"}'
+PAGE = b"<html><head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1>\x1b[2J</body>"
+
+
+@asynccontextmanager
+async def answering(status: bytes, kind: bytes, body: bytes):
+    async def one(stream) -> None:
+        await stream.receive_some()
+        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (status, kind, len(body))
+        await stream.send_all(head + body)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, one, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body", "said"),
+    [
+        (b"502 Bad Gateway", b"text/html", PAGE, "502 502 Bad Gateway 502 Bad Gateway [2J"),
+        (b"404 Not Found", b"text/plain", b"", "404"),
+        (b"503 Busy", b"application/json", b'{"error": "4 sessions already"}', "503 4 sessions already"),
+        (
+            b"301 Moved",
+            b"text/html",
+            b"<a href=x>moved</a>" + b"x" * 10_000,
+            "301 moved " + "x" * 114 + "...",
+        ),
+    ],
+)
+async def test_a_foreign_answer_is_told_in_one_line(status, kind, body, said) -> None:
+    async with answering(status, kind, body) as url:
+        with pytest.raises(HandshakeError) as caught:
+            async with connect_operator(url):
+                pytest.fail("logged in")
+    assert str(caught.value) == f"the login was refused: {said}"
+    assert caught.value.status == int(status[:3])
+
+
+async def test_why_nobody_was_reached() -> None:
+    know_no_names()
+    for url, reason in (
+        ("http://127.0.0.1:1", "127.0.0.1:1: Connection refused"),
+        ("https://127.0.0.1:1", "127.0.0.1:1: Connection refused"),
+        ("http://no-such-host.invalid", "no-such-host.invalid: its name cannot be looked up"),
+    ):
+        with pytest.raises(HandshakeError, match=f"^cannot connect to {reason}"):
+            async with connect_operator(url):
+                pytest.fail("connected")
+
+
+async def test_why_there_is_no_tls() -> None:
+    async with answering(b"400 Bad Request", b"text/plain", b"") as url:
+        with pytest.raises(HandshakeError, match=r"^no TLS with 127\.0\.0\.1: .*wrong version number"):
+            async with connect_operator(url.replace("http", "https")):
+                pytest.fail("connected")
 
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("refusal", [b"404 Not Found", b"500 Internal Server Error", b""])
 async def test_a_login_whose_socket_is_refused_is_undone(refusal, keep) -> None:
-    """The error of the socket comes out, and the session is deleted with its own token; or kept, if asked."""
+    """The error of the socket comes out, and the session is deleted with its own token; or kept, if asked.
+
+    The contract's case M1.
+    """
     heads: list[bytes] = []
 
     async def one(stream) -> None:

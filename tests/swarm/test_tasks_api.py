@@ -205,7 +205,9 @@ async def test_a_step_does_not_run_in_the_task_of_its_connection(tmp_path) -> No
         return "done"
 
     head = SimpleNamespace(all=lambda name: ("Bearer t",))
-    request = SimpleNamespace(head=head, json={"agent": "a", "prompt": "p", "operator_sid": "op"})
+    request = SimpleNamespace(
+        head=head, proven=lambda: None, json={"agent": "a", "prompt": "p", "operator_sid": "op"}
+    )
     async with a_bench(tmp_path) as bench:
         await bench.attach(Scripted(executes=execute), "op")
         async with open_task_api(bench.dispatcher, "t", somebody=there) as api:

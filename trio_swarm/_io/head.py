@@ -7,6 +7,7 @@ answers through the h11 connection that comes with it or hands the raw bytes on 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -20,6 +21,10 @@ from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_HEAD, RECEIVE_BUFFER
 __all__ = ["Head", "HeadError", "parse_head", "read_head", "split_head"]
 
 _CRLF: Final = b"\r\n\r\n"
+_TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~" + (string.ascii_letters + string.digits).encode())
+"""What a method is made of (RFC 9110, 5.6.2)."""
+_TLS_HANDSHAKE: Final = 0x16
+"""The first byte of a ClientHello (RFC 8446, 5.1)."""
 
 
 class HeadError(Exception):
@@ -102,6 +107,14 @@ def _check_bytes(head: bytes, max_head: int, opaque_authorization: bool) -> None
         raise HeadError(400, "a line of the request's head ends without CR")
 
 
+def _check_first(byte: int) -> None:
+    """Who does not even begin with a method will not come to the end of a head."""
+    if byte == _TLS_HANDSHAKE:
+        raise HeadError(400, "that is TLS, and here plain HTTP is expected")
+    if byte not in _TOKEN:
+        raise HeadError(400, "a request begins with its method")
+
+
 def _without_authorization(head: bytes) -> bytes:
     lines = head.split(b"\r\n")
     return b"\n".join(line for line in lines if not line.lower().startswith(b"authorization:"))
@@ -147,7 +160,8 @@ async def read_head(
     """Read one request head within ``deadline`` seconds and ``max_head`` bytes.
 
     Returns the head and the h11 connection that has consumed it (bytes of a body that
-    came along are in it already), or None where the peer left without a byte. For
+    came along are in it already), or None where the peer left without a byte. A first byte
+    that no method begins with is refused at once. For
     ``opaque_authorization`` see `parse_head`. Raises
     `HeadError` with the status to answer, and ``trio.BrokenResourceError`` when the
     connection was cut. When cancelled, bytes may have been read: close the stream.
@@ -162,6 +176,8 @@ async def read_head(
                 return None
             if not data:
                 raise HeadError(400, "the request ends within its head")
+            if not raw:
+                _check_first(data[0])
             raw += data
     if scope.cancelled_caught:
         raise HeadError(408, f"no request within {deadline:g} s")

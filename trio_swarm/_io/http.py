@@ -11,6 +11,8 @@ a barrier around each.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Final
@@ -34,27 +36,38 @@ from trio_swarm._io.http_messages import (
     render_head,
 )
 from trio_swarm._io.http_routes import Match, Route, RouteTable, UpgradeRoute
+from trio_swarm._io.http_stream import PushBackStream, linger, peer_of, place_of_peer, send_within
 from trio_swarm._io.http_upgrade import require_upgrade
 from trio_swarm._io.transport import Transport
 from trio_swarm._io.ws import accept_ws
+from trio_swarm._state.crowd import Crowd, Guest
 from trio_swarm._state.policy import EdgePolicy
 from trio_swarm.errors import HandshakeError, PeerError, SlowPeerError
 from trio_swarm.limits import (
-    CLOSE_DEADLINE,
     HANDSHAKE_DEADLINE,
+    HURRIED_DEADLINE,
     MAX_BODY,
     MAX_CONNECTIONS,
     MAX_HEAD,
+    MAX_UNPROVEN,
     RECEIVE_BUFFER,
     SEND_DEADLINE,
 )
 
-__all__ = ["FrontLimits", "PushBackStream", "serve_http"]
+__all__ = ["FrontLimits", "serve_http"]
+
+_log: Final = logging.getLogger("trio_swarm.http")
 
 _CLIENT_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, SlowPeerError)
 """There is nobody to tell anything: the connection is over, and that is all."""
-_LINGER_BYTES: Final = 4 * MAX_BODY
-"""What a refused client may still send before it is cut off in the middle of it."""
+_LATE: Final = 408
+_HURRIED: Final = Response.text(
+    429,
+    "too many connections from your address that have shown no valid credential",
+    headers=((b"retry-after", b"1"),),
+)
+_OUSTED_DEADLINE: Final = 0.1
+"""For telling who must go why: its room is another's already."""
 
 
 @attrs.frozen
@@ -73,6 +86,8 @@ class FrontLimits:
     """Between two requests of one connection."""
     send_deadline: float = SEND_DEADLINE
     """For one answer to be taken by the client's system."""
+    hurried_deadline: float = HURRIED_DEADLINE
+    """As ``head_deadline``, for who came beyond the share of its place; see `serve_http`."""
 
 
 async def serve_http(
@@ -82,6 +97,7 @@ async def serve_http(
     policy: EdgePolicy,
     limits: FrontLimits | None = None,
     max_connections: int = MAX_CONNECTIONS,
+    max_unproven: int = MAX_UNPROVEN,
     name: str = "http",
     on_error: Callable[[str, Exception], None] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -90,16 +106,27 @@ async def serve_http(
 
     One bad connection never ends another: an exception of an endpoint is answered 500,
     goes to ``on_error``, and ends its own connection. Cancelling ends everything at once.
+
+    Of the ``max_connections``, one place (`http_stream.place_of_peer`) may hold ``max_unproven``
+    that have shown nothing. A connection counts until it becomes a WebSocket or an endpoint calls
+    `Request.proven`, and after that no more, however long it lasts. One that comes beyond is let in
+    all the same, because two hundred workers may well connect before the first of them has sent a
+    byte; but its request's head must come within ``hurried_deadline``, else 429 with
+    ``Retry-After``; it has this one request, unless that proves it; and when there are
+    ``max_connections``, it goes for the next that comes (429, or if its request is at an endpoint
+    without a word). Only where all connections are proven or within their place's share is a
+    further one hung up on.
     """
     task_status.started()  # They listen already: who connects now is served.
-    front = _Front(routes, policy, limits if limits is not None else FrontLimits())
-    await serve_guarded(
-        listeners,
-        front.serve,
-        max_connections=max_connections,
-        name=name,
-        on_error=on_error,
+    front = _Front(
+        routes,
+        policy,
+        limits if limits is not None else FrontLimits(),
+        Crowd(max_connections, max_unproven),
+        name,
     )
+    # The front counts by itself: who is one too many may be another than the one that comes.
+    await serve_guarded(listeners, front.serve, max_connections=sys.maxsize, name=name, on_error=on_error)
 
 
 @attrs.frozen
@@ -107,17 +134,34 @@ class _Front:
     routes: RouteTable
     policy: EdgePolicy
     limits: FrontLimits
+    crowd: Crowd
+    name: str
+    scopes: dict[Guest, trio.CancelScope] = attrs.field(factory=dict, init=False)
+    """Of each guest, what ends its connection."""
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, to its end."""
+        entry = self.crowd.enter(place_of_peer(stream))
+        if entry is None:
+            _log.warning("%s: %d connections already, hanging up", self.name, self.crowd.inside)
+            await trio.aclose_forcefully(stream)
+            return
+        if entry.ousted is not None:
+            self.scopes[entry.ousted].cancel()
+        guest, scope = entry.guest, trio.CancelScope()
+        self.scopes[guest] = scope
         try:
-            connection = _Connection(self, PushBackStream(stream), _peer_of(stream))
-            try:
-                if await connection.run():
-                    await _linger(stream)
-            except _CLIENT_GONE:
-                return
+            connection = _Connection(self, PushBackStream(stream), peer_of(stream), guest)
+            with suppress(*_CLIENT_GONE):
+                with scope:
+                    if await connection.run():
+                        await linger(stream)
+                if scope.cancelled_caught and not connection.asked:
+                    with trio.move_on_after(_OUSTED_DEADLINE):
+                        await connection.refuse(_HURRIED)
         finally:
+            del self.scopes[guest]
+            self.crowd.leave(guest)
             await trio.aclose_forcefully(stream)
 
 
@@ -128,24 +172,29 @@ class _Connection:
     front: _Front
     stream: PushBackStream
     peer: str
+    guest: Guest
+    asked: bool = False
+    """It has sent the head of a request: there is more than a refusal to say to it."""
 
     async def run(self) -> bool:
         """Serve until the client or we have had enough. True: close politely."""
+        limits = self.front.limits
         while True:
+            deadline = limits.head_deadline
+            if self.guest.hurried:
+                deadline = min(deadline, limits.hurried_deadline)
             try:
                 opened = await read_head(
-                    self.stream,
-                    deadline=self.front.limits.head_deadline,
-                    max_head=self.front.limits.max_head,
-                    opaque_authorization=True,
+                    self.stream, deadline=deadline, max_head=limits.max_head, opaque_authorization=True
                 )
             except HeadError as error:
-                answer = Response.text(error.status, error.text)
-                await self._send(render(h11.Connection(h11.SERVER), answer, close=True))
+                late = error.status == _LATE and self.guest.hurried
+                await self.refuse(_HURRIED if late else Response.text(error.status, error.text))
                 return True
             if opened is None:
                 return False
-            exchange = _Exchange(self.front, self.stream, self.peer, *opened)
+            self.asked = True
+            exchange = _Exchange(self.front, self.stream, self.peer, self.guest, *opened)
             if not await exchange.run():
                 return exchange.answered
             if not await self._next_request_begins(exchange.trailing):
@@ -159,8 +208,10 @@ class _Connection:
         self.stream.push_back(trailing)
         return bool(trailing)
 
-    async def _send(self, data: bytes) -> None:
-        await _send_within(self.stream, data, self.front.limits.send_deadline)
+    async def refuse(self, answer: Response) -> None:
+        """Answer what was no request, or none yet."""
+        data = render(h11.Connection(h11.SERVER), answer, close=True)
+        await send_within(self.stream, data, self.front.limits.send_deadline)
 
 
 @attrs.define(eq=False)
@@ -170,6 +221,7 @@ class _Exchange:
     front: _Front
     stream: PushBackStream
     peer: str
+    guest: Guest
     head: Head
     conn: h11.Connection
     answered: bool = False
@@ -209,7 +261,8 @@ class _Exchange:
             raise bug
         if response is None:
             return False
-        await self._answer(response, close=not (self.admitted and self._body_is_read()))
+        goes_on = self.admitted and self._body_is_read() and not self.guest.hurried
+        await self._answer(response, close=not goes_on)
         if self.conn.our_state is not h11.DONE or self.conn.their_state is not h11.DONE:
             return False
         self.trailing = bytes(self.conn.trailing_data[0])
@@ -223,7 +276,7 @@ class _Exchange:
             upgrade = UpgradeRequest(self.head, match.params, peer=self.peer, accept=self._accept)
             return await match.route.endpoint(upgrade)
         route, body = match.route, self._body_of(match.route)
-        request = Request(self.head, match.params, peer=self.peer)
+        request = Request(self.head, match.params, peer=self.peer, on_proven=self._proven)
         if route.body == "stream":
             return await route.endpoint(attrs.evolve(request, stream=body))
         if route.body == "json":
@@ -265,7 +318,8 @@ class _Exchange:
     def _body_is_read(self) -> bool:
         """Nothing of the request is left on the wire; one without a body ends with its head."""
         if self.conn.their_state is not h11.SEND_BODY:
-            return True
+            # After a malformed body nobody knows where it ends.
+            return self.conn.their_state is not h11.ERROR
         try:
             return isinstance(self.conn.next_event(), h11.EndOfMessage)
         except h11.RemoteProtocolError:
@@ -310,77 +364,12 @@ class _Exchange:
             raise failed
 
     async def _send(self, data: bytes | None) -> None:
-        await _send_within(self.stream, data or b"", self.front.limits.send_deadline)
+        await send_within(self.stream, data or b"", self.front.limits.send_deadline)
 
     def _accept(self, **options: Any) -> AbstractAsyncContextManager[Transport]:
         self.accepting = True
+        self._proven()
         return accept_ws(self.stream, self.head.raw, **options)
 
-
-@attrs.define(eq=False)
-class PushBackStream(trio.abc.Stream):
-    """A stream whose next bytes can be put back in front of what it still has."""
-
-    inner: trio.abc.Stream
-    _again: bytes = b""
-
-    def push_back(self, data: bytes) -> None:
-        """``data`` is what is received next."""
-        self._again = data + self._again
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """What was pushed back first, then the stream's own."""
-        if not self._again:
-            return await self.inner.receive_some(max_bytes)
-        await trio.lowlevel.checkpoint()
-        size = len(self._again) if max_bytes is None else max_bytes
-        data, self._again = self._again[:size], self._again[size:]
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As the stream's own."""
-        await self.inner.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """As the stream's own."""
-        await self.inner.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self.inner.aclose()
-
-
-def _peer_of(stream: trio.abc.Stream) -> str:
-    """The IP address at the other end; empty where it has none."""
-    inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    try:
-        name = inner.socket.getpeername() if isinstance(inner, trio.SocketStream) else None
-    except OSError:
-        return ""  # It is gone already: whatever it sent is answered, to nobody.
-    return str(name[0]) if isinstance(name, tuple) else ""
-
-
-async def _send_within(stream: trio.abc.SendStream, data: bytes, seconds: float) -> None:
-    with trio.move_on_after(seconds):
-        await stream.send_all(data)
-        return
-    raise SlowPeerError("the client does not read")
-
-
-async def _linger(stream: trio.abc.Stream) -> None:
-    """Let the client read the answer before the connection goes.
-
-    Closing a socket that still has unread bytes resets it, and a reset throws away what
-    the client has not read yet: the very answer that says why it was refused.
-    """
-    left = _LINGER_BYTES
-    with trio.move_on_after(CLOSE_DEADLINE):
-        if isinstance(stream, trio.abc.HalfCloseableStream):
-            await stream.send_eof()
-        # TLS has no half-close: there, the answer's `Connection: close` has to do.
-        while left > 0:
-            data = await stream.receive_some(RECEIVE_BUFFER)
-            if not data:
-                break
-            left -= len(data)
-        await stream.aclose()
+    def _proven(self) -> None:
+        self.front.crowd.know(self.guest)

@@ -12,7 +12,6 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, Protocol, TypeAlias
-from urllib.parse import urlsplit
 
 import attrs
 import h11
@@ -20,69 +19,17 @@ import trio
 import trio.abc
 
 from trio_swarm._io.groups import collapse
+from trio_swarm._io.http_peer import Address, Reply
+from trio_swarm._io.tcp import connect_tcp
 from trio_swarm._io.tls import secure
 from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
 from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, PEER_SILENCE, RECEIVE_BUFFER
 
 __all__ = ["Address", "Outgoing", "Reply", "exchange", "request"]
 
-_PORTS: Final = {"http": 80, "https": 443}
 _Take: TypeAlias = Callable[[bytes], Awaitable[None]]
 _PIECE: Final = 256 * 2**10
 """Bytes of a body handed to the system in one write: each of them is progress."""
-
-
-@attrs.frozen
-class Address:
-    """Where a server is: an ``http://`` or ``https://`` URL, taken apart."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-    """Prefix of every path there, without a slash at its end."""
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Raises ``ValueError`` for anything but an HTTP URL with a host and without credentials."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError("expected a URL like http://127.0.0.1:7777")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("the URL of a server holds no credentials, query or fragment")
-        if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
-            raise ValueError("the URL of a server is ASCII without blanks")
-        return cls(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme], parts.path.rstrip("/"))
-
-    @property
-    def authority(self) -> str:
-        """The value of ``Host``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def ws_url(self, path: str) -> str:
-        """The WebSocket URL of ``path`` there: http becomes ws, https becomes wss."""
-        return f"{self.scheme.replace('http', 'ws', 1)}://{self.authority}{self.path}{path}"
-
-
-@attrs.frozen
-class Reply:
-    """What the server answered."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes = attrs.field(repr=False)
-
-    def header(self, name: str) -> str | None:
-        """The first value of a header; ``name`` in lower case."""
-        return next((value for key, value in self.headers if key == name), None)
-
-    def json(self) -> Any:
-        """The body decoded. Raises `ProtocolError`."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            raise ProtocolError(f"the server's answer ({self.status}) is not JSON") from None
 
 
 async def request(
@@ -295,10 +242,7 @@ async def _sent(stream: _Watched, data: bytes) -> bool:
 
 
 async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    try:
-        stream = await trio.open_tcp_stream(address.host, address.port)
-    except OSError as error:
-        raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
+    stream = await connect_tcp(address.host, address.port, address.authority)
     return stream if address.scheme == "http" else await secure(stream, address.host, ssl_context)
 
 

@@ -105,6 +105,15 @@ class Request:
     """The client's IP address; empty where it has none."""
     stream: BodySource | None = attrs.field(default=None, kw_only=True, repr=False)
     """The body, on a route whose body is streamed; good until the endpoint returns."""
+    on_proven: Callable[[], None] | None = attrs.field(default=None, kw_only=True, repr=False)
+
+    def proven(self) -> None:
+        """The request has shown a credential that is good: see `http.serve_http`, ``max_unproven``.
+
+        To be called by whoever judges credentials that not everybody can have for the asking.
+        """
+        if self.on_proven is not None:
+            self.on_proven()
 
     @property
     def method(self) -> str:

@@ -13,8 +13,8 @@ import attrs
 import trio
 
 from trio_swarm._io.head import Head, HeadError
+from trio_swarm._io.tcp import connect_tcp
 from trio_swarm._io.tls import secure
-from trio_swarm.errors import HandshakeError
 from trio_swarm.limits import CLOSE_DEADLINE
 
 __all__ = ["Address", "check_upgrade", "connect", "parse_url", "refuse"]
@@ -58,10 +58,7 @@ def parse_url(url: str) -> Address:
 
 async def connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
     """A TCP or TLS stream to ``address``; `HandshakeError` where there is none."""
-    try:
-        stream = await trio.open_tcp_stream(address.host, address.port)
-    except OSError as error:
-        raise HandshakeError(f"cannot connect to {address.authority}: {error}") from error
+    stream = await connect_tcp(address.host, address.port, address.authority)
     return await secure(stream, address.host, ssl_context) if address.secure else stream
 
 

@@ -147,8 +147,8 @@ def _login_of(address: Address, reply: Reply, ssl_context: ssl.SSLContext | None
         conflicts = _field(reply.json(), "conflicts", list)
         raise RolesTaken([role for role in conflicts if isinstance(role, str)])
     if reply.status != 200:
-        text = reply.body[:200].decode("utf-8", "replace")
-        raise HandshakeError(f"the login was refused: {reply.status} {text}", status=reply.status)
+        text = f"the login was refused: {reply.status} {reply.words}".rstrip()
+        raise HandshakeError(text, status=reply.status)
     known = reply.json()
     sid, token = _field(known, "sid", str), _field(known, "token", str)
     if not _ID.fullmatch(sid) or not _ID.fullmatch(token):

@@ -27,6 +27,7 @@ from trio_swarm.limits import (
     MAX_CONNECTIONS,
     MAX_FRAME,
     MAX_PENDING,
+    MAX_UNPROVEN,
     PEER_SILENCE,
     PING_EVERY,
 )
@@ -189,6 +190,7 @@ async def serve_operators(
     max_notices: int = EVENTS_BUFFERED,
     max_malformed: int = MALFORMED_PER_MINUTE,
     max_connections: int = MAX_CONNECTIONS,
+    max_unproven: int = MAX_UNPROVEN,
     max_frame: int = MAX_FRAME,
     ping_every: float = PING_EVERY,
     silence: float = PEER_SILENCE,
@@ -214,6 +216,9 @@ async def serve_operators(
         max_malformed: messages of one operator within a minute that are no frames; beyond, its
             socket is closed with code 1008, and its session stays.
         max_connections: open at a time; a further one is hung up on.
+        max_unproven: of these, from one address (an IPv6 /64; the user, on a Unix socket), such as neither
+            are WebSockets nor have shown a worker's credential or the admin's token. A further one has
+            one request, whose head must come within 2 s, and goes when the server is full.
         max_frame: bytes of one message of an operator; a larger one closes its socket.
         ping_every: seconds between two pings to each operator.
         silence: seconds of total silence after which a socket counts as dead.
@@ -250,6 +255,7 @@ async def serve_operators(
                 policy=EdgePolicy(_hosts_of(bound, allowed_hosts), frozenset(allowed_origins)),
                 limits=limits,
                 max_connections=max_connections,
+                max_unproven=max_unproven,
                 name="operators",
                 on_error=partial(_connection_error, server._emit),
             )

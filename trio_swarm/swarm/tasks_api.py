@@ -63,6 +63,7 @@ def _admin(endpoint: Endpoint) -> Endpoint:
                 raise BadTokenError(_MISMATCH)
         except BadTokenError as bad:
             return _unauthorised(str(bad))
+        request.proven()
         return await endpoint(self, request)
 
     return guarded

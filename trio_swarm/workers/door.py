@@ -236,6 +236,7 @@ async def enter(
         attempt=attempt,
         output=output,
     )
+    request.proven()
     task = board._tasks[admission.record.task_id]
     return Visit(board, admission, task, task._kept[admission.record.number], request, _key_of(request))
 

@@ -3,7 +3,8 @@
 Each request has a connection of its own, so a dropped connection costs one request only. A
 request that was lost is sent again; what must not happen twice carries an ``Idempotency-Key``,
 the same for all tries, by which the server knows it again. A server that does not say that it
-does (the originals) is sent a post again only if it certainly never left.
+does (the originals) is sent a post again only if it certainly never left. One that had no room
+for the request (429) and says that it soon has is asked again too: it did nothing.
 """
 
 from __future__ import annotations
@@ -126,7 +127,11 @@ class Wire:
                 raise ProtocolError(f"{what}: {error}") from error
             else:
                 self._learn(reply)
-                return reply, doubted
+                soon = self._soon(reply)
+                if soon is None or not repeatable or repetition + 1 == self._retry.tries:
+                    return reply, doubted
+                await trio.sleep(soon)
+                continue
             if doubted and outgoing.method == "POST" and not (repeatable and self._knows_keys):
                 break
             if sink is not None and not await sink.again():
@@ -154,6 +159,14 @@ class Wire:
             on_sending=on_sending,
             take=None if sink is None else sink.take,
         )
+
+    def _soon(self, reply: Reply) -> float | None:
+        """Seconds, if this is the answer of a server with too much to do just now: it did nothing."""
+        after = reply.header("retry-after") or ""
+        if reply.status != 429 or not after.isascii() or not after.isdecimal() or len(after) > 4:
+            return None
+        seconds = int(after)
+        return seconds * self._rng.uniform(1.0, 2.0) if seconds <= self._retry.longest else None
 
     def _learn(self, reply: Reply) -> None:
         named = {feature.strip() for feature in (reply.header(_FEATURES) or "").split(",")}
