@@ -21,7 +21,7 @@ from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_HEAD, RECEIVE_BUFFER
 __all__ = ["Head", "HeadError", "parse_head", "read_head", "split_head"]
 
 _CRLF: Final = b"\r\n\r\n"
-_TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~" + (string.ascii_letters + string.digits).encode())
+_METHOD_BYTES: Final = frozenset(b"!#$%&'*+-.^_`|~" + (string.ascii_letters + string.digits).encode())
 """What a method is made of (RFC 9110, 5.6.2)."""
 _TLS_HANDSHAKE: Final = 0x16
 """The first byte of a ClientHello (RFC 8446, 5.1)."""
@@ -111,7 +111,7 @@ def _check_first(byte: int) -> None:
     """Who does not even begin with a method will not come to the end of a head."""
     if byte == _TLS_HANDSHAKE:
         raise HeadError(400, "that is TLS, and here plain HTTP is expected")
-    if byte not in _TOKEN:
+    if byte not in _METHOD_BYTES:
         raise HeadError(400, "a request begins with its method")
 
 
