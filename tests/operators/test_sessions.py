@@ -145,15 +145,23 @@ async def test_what_an_operator_was_given_to_do_survives_a_restart(state) -> Non
     assert sql(state, "SELECT sid, count(*) FROM observed GROUP BY sid") == [(other.sid, 1)]
 
 
-async def test_what_an_operator_was_given_to_do_is_on_disk_soon(state) -> None:
+async def test_what_an_operator_was_given_to_do_is_on_disk_soon(state, monkeypatch) -> None:
     """Not only at the end in order, nor a minute later."""
     async with serving(state=state) as server:
         login = await log_in(server)
+        store = server._sessions.store
+        assert store is not None
+        written, note = trio.Event(), store.note_observed
+
+        async def note_and_tell(*args: Any, **options: Any) -> None:
+            await note(*args, **options)
+            written.set()
+
+        monkeypatch.setattr(store, "note_observed", note_and_tell)
         server.observe(login.sid, told(1))
-        assert server._sessions.store is not None
         with trio.fail_after(10):
-            while not (await server._sessions.store.load_observed())[0]:
-                await trio.sleep(0.005)
+            await written.wait()
+        assert [row.entry["run_id"] for row in (await store.load_observed())[0]] == ["ST-1"]
 
 
 async def test_a_log_that_cannot_be_written_is_written_later(state, caplog) -> None:
