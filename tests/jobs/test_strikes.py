@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 
@@ -11,50 +13,47 @@ from trio_swarm.jobs.codemod.chaos import ChaosPlan, parse_chaos
 from trio_swarm.jobs.codemod.strikes import Strikes
 
 
-async def _answer(client) -> None:
-    async for request in client:
-        request.answer("yes")
+@asynccontextmanager
+async def due_cut():
+    """A cut that is due, the seat that it is to hit, and its operator."""
+    strikes = Strikes(ChaosPlan(parse_chaos("drop-operator@0%")))
+    async with (
+        trio_swarm.open_swarm("strikes") as swarm,
+        swarm.serve_operators() as server,
+        trio_swarm.connect_operator(server.url, roles=["main"]) as client,
+        trio.open_nursery() as strikes.nursery,
+    ):
+        seat = await server.wait_seat("main")
+        strikes.aim(swarm, server, seat, None, [])
+        strikes.fall(0, 1)
+        yield strikes, seat, client
+        strikes.nursery.cancel_scope.cancel()
 
 
 async def test_a_cut_that_nobody_felt_falls_again_on_the_next_request() -> None:
     """The answer was there before the cut: that is no strike yet."""
-    strikes = Strikes(ChaosPlan(parse_chaos("drop-operator@0%")))
-    async with (
-        trio_swarm.open_swarm("strikes") as swarm,
-        swarm.serve_operators() as server,
-        trio_swarm.connect_operator(server.url, roles=["main"]) as client,
-        trio.open_nursery() as strikes.nursery,
-    ):
-        seat = await server.wait_seat("main")
-        strikes.aim(swarm, server, seat, None, [])
-        strikes.fall(0, 1)
+    async with due_cut() as (strikes, seat, client):
 
         async def at_once() -> str:
             return "no request of the seat's at all"
 
+        async def answer() -> None:
+            async for request in client:
+                request.answer("yes")
+
         assert await strikes.at_operator(at_once) == "no request of the seat's at all"
         assert strikes.struck == []
 
-        strikes.nursery.start_soon(_answer, client)
+        strikes.nursery.start_soon(answer)
         assert await strikes.at_operator(lambda: seat.ask("?", task_id="t")) == "yes"
         assert (strikes.struck, seat.statistics().redelivered) == (["drop-operator"], 1)
         assert await strikes.at_operator(lambda: seat.ask("?", task_id="t")) == "yes"
         assert (strikes.struck, seat.statistics().redelivered) == (["drop-operator"], 1)
-        strikes.nursery.cancel_scope.cancel()
 
 
 async def test_a_gate_that_says_no_under_the_cut_says_it_to_whoever_asked() -> None:
     """The exception is the caller's own, in no group."""
-    strikes = Strikes(ChaosPlan(parse_chaos("drop-operator@0%")))
-    async with (
-        trio_swarm.open_swarm("strikes") as swarm,
-        swarm.serve_operators() as server,
-        trio_swarm.connect_operator(server.url, roles=["main"]) as client,
-        trio.open_nursery() as strikes.nursery,
-    ):
-        seat = await server.wait_seat("main")
-        strikes.aim(swarm, server, seat, None, [])
-        strikes.fall(0, 1)
+    async with due_cut() as (strikes, seat, client):
 
         async def reject() -> None:
             async for request in client:
@@ -64,4 +63,3 @@ async def test_a_gate_that_says_no_under_the_cut_says_it_to_whoever_asked() -> N
         with pytest.raises(ApprovalDenied, match=r"^not today"):
             await strikes.at_operator(lambda: seat.hook_before(task_id="t", agent="a", attempt=1))
         assert strikes.struck == ["drop-operator"]
-        strikes.nursery.cancel_scope.cancel()
