@@ -25,7 +25,7 @@ from trio_swarm.cli.operator_desk import Desk, value_of
 from trio_swarm.cli.operator_state import KeptSession
 from trio_swarm.cli.operator_view import block, plain
 from trio_swarm.errors import ApprovalDenied, RemoteError
-from trio_swarm.operators import OperatorSession
+from trio_swarm.operators import OperatorSession, Withdrawn
 from trio_swarm.operators.lineage import answering
 
 ROOT = str(Path(__file__).parents[2])
@@ -652,7 +652,7 @@ class Desked:
 
 async def test_an_answer_never_goes_to_a_request_that_took_the_place_of_another() -> None:
     """What the person typed may have been meant for the one that was withdrawn meanwhile."""
-    from trio_swarm.operators import ReplyRefused, Withdrawn
+    from trio_swarm.operators import ReplyRefused
 
     desk, made = Desk(), Desked()
     requests = [made.ask(number) for number in range(3)]
@@ -670,6 +670,20 @@ async def test_an_answer_never_goes_to_a_request_that_took_the_place_of_another(
     assert "#3 did not count: late" in desk.take(ReplyRefused(requests[2], "late:deadline"))
     assert desk.command("answer 1").next == "wait"
     assert desk.command("  ").text == ""
+
+
+@pytest.mark.parametrize("looked", ["list", "answer 0"])
+async def test_a_withdrawal_that_the_person_knows_of_swallows_no_later_reply(looked) -> None:
+    """They have seen that nothing waits: what they type next is meant for what came after."""
+    desk, made = Desk(), Desked()
+    first, second = made.ask(0), made.ask(1)
+    desk.take(first)
+    first.take_back("cancelled")
+    desk.take(Withdrawn(first, "cancelled"))
+    assert desk.command(looked).text == "nothing waits"
+    desk.take(second)
+    assert desk.command("answer 2").text == "-- replied to #2"
+    assert [frame.value for frame in made.sent] == [2]
 
 
 def test_a_kept_session_is_nobody_elses(tmp_path) -> None:

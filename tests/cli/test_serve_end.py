@@ -72,6 +72,16 @@ def test_an_operator_that_does_not_answer_holds_the_end_up_for_a_bounded_time() 
             assert b"the server is going away" in peer.recv(4096)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_behind_the_end_changes_no_status(number) -> None:
+    """Whenever it comes, until the process is gone: the server has ended in order."""
+    for gap in (0.0, 0.01, 0.03, 0.06, 0.1):
+        with serving() as at:
+            at.process.send_signal(signal.SIGTERM)
+            time.sleep(gap)
+            assert at.end(number) == (0, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_of_the_server_before_is_told_so(number, tmp_path) -> None:
     """Restarted between output and result: 410 for its handle, 401 for its token; a new step works."""

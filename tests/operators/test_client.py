@@ -627,3 +627,51 @@ async def test_a_session_that_is_over_cannot_be_taken_over() -> None:
             with pytest.raises(ValueError, match="cannot be used"):
                 async with connect_operator(server.url, session=OperatorSession(sid, token)):
                     raise AssertionError("it was let in")
+
+
+@pytest.mark.parametrize("result", ["text", {"n": 1}, [1, {"a": None}]])
+async def test_a_handler_is_given_notices_of_any_result(result) -> None:
+    """An object or a list is as good as a text."""
+    async with together() as (_, seat, client), trio.open_nursery() as nursery:
+        told, came = [], trio.Event()
+
+        async def handle(item) -> None:
+            told.append(item)
+            came.set()
+
+        nursery.start_soon(client.serve, handle)
+        seat.hook_after(**STEP, result=result)
+        with trio.fail_after(5):
+            await came.wait()
+        nursery.cancel_scope.cancel()
+    assert [item.result for item in told] == [result]
+
+
+async def test_what_is_withdrawn_while_it_waits_for_a_handler_is_not_handled() -> None:
+    """Its step is over: nothing is done for it, and nobody is told of it."""
+    async with together() as (_, seat, client), trio.open_nursery() as nursery:
+        handled, go, begun = [], trio.Event(), trio.Event()
+
+        async def handle(item) -> None:
+            handled.append(item)
+            begun.set()
+            if item.question == "slow":
+                await go.wait()
+            item.answer("done")
+
+        nursery.start_soon(partial(client.serve, handle, at_once=1))
+        slow = Result()
+        nursery.start_soon(slow.run, partial(seat.ask, "slow", task_id="ST-1"))
+        await begun.wait()
+        with trio.move_on_after(0.05):
+            await seat.ask("late", task_id="ST-2")
+        last = Result()
+        nursery.start_soon(last.run, partial(seat.ask, "last", task_id="ST-3"))
+        with trio.fail_after(5):
+            while client.statistics().requests < 3 or client.statistics().withdrawn < 1:
+                await trio.lowlevel.checkpoint()
+        go.set()
+        await slow.done.wait()
+        await last.done.wait()
+        nursery.cancel_scope.cancel()
+    assert [item.question for item in handled] == ["slow", "last"]

@@ -537,6 +537,7 @@ def test_attenuate_narrows():
         {"scopes": ["emit_output@out=ab", "emit_output"]},
         {"scopes": []},
         {"scopes": ["no scope"]},
+        {"scopes": ["emit@out=ab"]},
         {"expire_at": NOW + 51},
         {"expire_at": -1},
         {"max_uses": 6},
@@ -550,6 +551,13 @@ def test_attenuate_refuses_to_widen(change):
 
     with pytest.raises(ValueError, match=r"scope|expire_at|max_uses"):
         attenuate(token, **change)
+
+
+def test_attenuate_refuses_a_verb_that_no_role_has():
+    """A typing mistake would make a token for nothing; what the token itself names is let be."""
+    with pytest.raises(ValueError, match="'fetch_promt': no role has that verb"):
+        attenuate(minted(scopes=["*"]), scopes=["fetch_promt"])
+    assert attenuate(minted(scopes=["a", "b"]), scopes=["a"]).caveats == ("scopes=a",)
 
 
 @given(SCOPES, SCOPES, st.lists(ACTS, min_size=1, max_size=30))

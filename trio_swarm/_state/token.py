@@ -32,6 +32,7 @@ from trio_swarm._state.caveats import (
     ExpireAt,
     MaxUses,
     Only,
+    Scope,
     check_text,
     covered,
     expiries,
@@ -40,6 +41,7 @@ from trio_swarm._state.caveats import (
 )
 from trio_swarm._state.grants import (
     ROLE_VERBS,
+    VERBS,
     Grant,
     Role,
     TokenExpired,
@@ -246,12 +248,18 @@ def attenuate(
 ) -> CapabilityToken:
     """A token that allows less than ``token``; needs no secret and does not verify it.
 
-    ``scopes``: nothing but these, each within one scope that the token has. ``expire_at``: not
-    later than now, in Unix seconds. ``max_uses``: not more than now; they are counted
-    from here on, and count for ``token`` too.
+    Args:
+        scopes: nothing but these, each within one scope that the token has. A scope is a verb or
+            ``*``, and after an ``@`` for what: ``emit_output@task=ST-1&attempt=2&out=report*``, each
+            of the three if wanted. Of a worker's verbs the routes ask for ``fetch_prompt``,
+            ``fetch_data``, ``emit_output``, ``post_result`` and ``read_task_state``.
+        expire_at: Unix seconds, not later than the token's own.
+        max_uses: not more than the token's own; they are counted from here on, and count for
+            ``token`` too.
 
-    Raises ``ValueError`` for what would widen it, and for a token that could not verify. (A
-    caveat that says more than the token allows would have no effect: all of them hold.)
+    Raises ``ValueError`` for what would widen it, for a verb that no role has, and for a token that
+    could not verify. (A caveat that says more than the token allows would have no effect: all
+    of them hold.)
     """
     if _SIGNATURE.fullmatch(token.sig_hex) is None:
         raise ValueError("the token's signature is not 64 hex digits")
@@ -259,6 +267,7 @@ def attenuate(
     added: list[Caveat] = []
     if scopes is not None:
         wanted = parse_scopes(scopes)
+        _check_verbs(wanted, token)
         if not all(covered(wanted, parse_scopes(each)) for each in _scope_lists(token, held)):
             raise ValueError(f"the scopes {', '.join(scopes)} are not within the token's own")
         added.append(Only(tuple(scopes)))
@@ -277,6 +286,14 @@ def attenuate(
     narrower = attrs.evolve(token, sig_hex=signature.hex(), caveats=caveats)
     _check(narrower)
     return _check_size(narrower)
+
+
+def _check_verbs(wanted: Iterable[Scope], token: CapabilityToken) -> None:
+    """A verb that means nothing would make a token for nothing: nearly always a typing mistake."""
+    own = {scope.verb for scope in parse_scopes(token.scopes)}
+    for scope in wanted:
+        if scope.verb not in VERBS and scope.verb not in own and scope.verb != "*":
+            raise ValueError(f"the scope {str(scope.verb)!r}: no role has that verb")
 
 
 def _check_narrower(name: str, value: int, held: int | None, most: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -93,11 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_serve(argv: list[str], loaded: Callable[[], None]) -> int:
     from trio_swarm.cli.serve import ServeError, parse_options, serve
+    from trio_swarm.jobs.runner import STOP_SIGNALS
 
     try:
         options = parse_options(argv)
         loaded()
-        return serve(options)
+        try:
+            return serve(options)
+        finally:
+            # It has ended in order: a second signal must not change what this process says of that.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
     except ServeError as error:
         return _fail(str(error), error.status)
     except SystemExit as stop:  # --help

@@ -117,7 +117,7 @@ class Desk:
         if verb not in _REPLIES and verb not in _LOOKS:
             return Act(f"no such command: {plain(verb)}; `help` lists them")
         if not self._waiting:
-            return Act("nothing waits", next="wait")
+            return Act(self._list(), next="wait")
         chosen = self._choose(None if number is None else int(number))
         if isinstance(chosen, str):
             return Act(chosen)
@@ -179,12 +179,16 @@ class Desk:
                 del self._numbers[req_id]
 
     def _list(self) -> str:
+        if not self._waiting:
+            # They know now of what was withdrawn: what they say next cannot be meant for it.
+            self._taken_away = None
+            return "nothing waits"
         now = trio.current_time()
         lines = [
             f"{'>' if number == self._current else ' '} {summary(number, request, now)}"
             for number, request in self._waiting.items()
         ]
-        return "\n".join(lines) or "nothing waits"
+        return "\n".join(lines)
 
 
 def value_of(text: str) -> Any:

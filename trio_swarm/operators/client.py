@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import attrs
 import trio
@@ -33,6 +33,8 @@ from trio_swarm.operators.requests import (
 from trio_swarm.operators.seat import REPLACED
 
 __all__ = ["OperatorClient"]
+
+_Handle: TypeAlias = Callable[[OperatorItem], Awaitable[object]]
 
 _INBOX: Final = 2 * MAX_PENDING
 _STEADY: Final = 3.0
@@ -150,9 +152,7 @@ class OperatorClient:
                 item.show()
                 return item
 
-    async def serve(
-        self, handle: Callable[[OperatorItem], Awaitable[object]], *, at_once: int = MAX_PENDING
-    ) -> None:
+    async def serve(self, handle: _Handle, *, at_once: int = MAX_PENDING) -> None:
         """Call ``handle`` with each request and notice, in a task each, until the session is over.
 
         A request is handled inside its ``answering()``: what the handler asks of others is asked
@@ -162,9 +162,15 @@ class OperatorClient:
         limiter = trio.CapacityLimiter(at_once)
         with collapse():
             async with trio.open_nursery() as nursery:
-                async for item in self:
-                    await limiter.acquire_on_behalf_of(item)
-                    nursery.start_soon(_handled, handle, item, limiter)
+                while True:
+                    # Its place first: what is withdrawn while it waits for one is never handled.
+                    place = object()
+                    await limiter.acquire_on_behalf_of(place)
+                    try:
+                        item = await self.receive()
+                    except trio.EndOfChannel:
+                        break
+                    nursery.start_soon(_handled, handle, item, limiter, place)
 
     def reply(self, frame: ClientMsg) -> bool:
         """Keep a reply until the server has it; the requests' own methods call this.
@@ -376,9 +382,7 @@ class OperatorClient:
             self._notices_dropped += 1
 
 
-async def _handled(
-    handle: Callable[[OperatorItem], Awaitable[object]], item: OperatorItem, limiter: trio.CapacityLimiter
-) -> None:
+async def _handled(handle: _Handle, item: OperatorItem, limiter: trio.CapacityLimiter, place: object) -> None:
     try:
         if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
             await handle(item)
@@ -386,7 +390,7 @@ async def _handled(
             with item.answering():
                 await handle(item)
     finally:
-        limiter.release_on_behalf_of(item)
+        limiter.release_on_behalf_of(place)
 
 
 class _TakenOver(PeerGoneError):

@@ -63,7 +63,7 @@ class OperatorStatistics:
     delivery: SeatStatistics
     replies: ReplyStatistics
     malformed: int
-    """Messages that were no frame; each was dropped and the socket stayed open."""
+    """Messages that were no frame; each was dropped. Too many in a minute close their socket."""
 
     @property
     def redelivered(self) -> int:
