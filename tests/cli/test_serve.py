@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -15,12 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from trio_swarm.cli import main
 from trio_swarm.cli.serve import EXIT_STATUSES, ServeOptions, parse_options
@@ -181,7 +183,8 @@ def certificate(tmp_path_factory) -> tuple[Path, Path]:
 def test_tls(certificate, tmp_path) -> None:
     """https, and no warning then, wherever it listens; a Host that is allowed by name."""
     cert, key = certificate
-    flags = ("--host", "0.0.0.0", "--tls-cert", cert, "--tls-key", key, "--allow-host", "swarm.example")
+    flags: tuple[str | Path, ...] = ("--host", "0.0.0.0", "--tls-cert", cert, "--tls-key", key)
+    flags += ("--allow-host", "swarm.example", "--base-url", "https://swarm.example")
     with serving(*flags) as at:
         assert at.url.startswith("https://127.0.0.1:")
         context = ssl.create_default_context(cafile=str(cert))
@@ -201,13 +204,69 @@ def test_tls(certificate, tmp_path) -> None:
 
 
 def test_beyond_loopback_without_tls_is_warned_of() -> None:
-    """One line on standard error; it serves all the same."""
+    """And of the address that workers are told; it serves all the same."""
     with serving("--host", "0.0.0.0") as at:
         assert httpx2.get(f"{at.url}/v1/healthz", trust_env=False).text == "ok"
         status, _, err = at.end(signal.SIGTERM)
     assert status == 0
-    assert err.startswith("trio-swarm: warning: it listens beyond this machine without TLS")
-    assert err.count("\n") == 1
+    no_tls, elsewhere = err.splitlines()
+    assert no_tls.startswith("trio-swarm: warning: it listens beyond this machine without TLS")
+    assert elsewhere.startswith(f"trio-swarm: warning: workers are told to come to {at.url}: give --base-url")
+
+
+def test_workers_are_told_the_base_url(tmp_path) -> None:
+    """What the operator hands to its worker names it, and nothing is warned of."""
+    flags = ("--host", "0.0.0.0", "--base-url", "https://swarm.example/a", "--token-file", tmp_path / "token")
+    with serving(*flags) as at:
+        login = log_in(at, roles=["op"])
+        admin = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+        step = {"agent": "a", "prompt": "p", "operator_sid": "op", "layers": ["operator_delegate"]}
+        socket_url = f"{at.url.replace('http', 'ws')}/v1/operators/{login['sid']}/ws"
+        bearer = {"Authorization": f"Bearer {login['token']}"}
+        with connect(socket_url, additional_headers=bearer, proxy=None) as peer:
+            url = f"{at.url}/v1/tasks"
+            started = httpx2.post(url, json={**step, "detach": True}, headers=admin, trust_env=False)
+            assert started.status_code == 202, started.text
+            directive = json.loads(peer.recv(timeout=WITHIN))["directive"]
+        _, _, err = at.end(signal.SIGTERM)
+    assert "base_url: https://swarm.example/a\n" in directive
+    assert err.count("warning") == 1
+    status, line = refused("--base-url", "swarm.example")
+    assert (status, "swarm.example" in line) == (2, True)
+
+
+def test_a_full_pipe_holds_nothing_up(tmp_path) -> None:
+    """Nobody reads where it listens: it serves all the same, and heeds the signal."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    path = tmp_path / "socket"
+    argv = [sys.executable, "-m", "trio_swarm", "serve", "--unix", path, "--token-file", tmp_path / "token"]
+    with subprocess.Popen(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=_env()) as process:
+        os.close(writer)
+        try:
+            assert b" 200 " in _answered(path)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WITHIN) == 0
+        finally:
+            process.kill()
+            os.close(reader)
+
+
+def _answered(path: Path) -> bytes:
+    """The answer of a server at a Unix socket, as soon as there is one."""
+    until = time.monotonic() + WITHIN
+    while True:
+        with socket.socket(socket.AF_UNIX) as peer, suppress(FileNotFoundError, ConnectionRefusedError):
+            peer.settimeout(WITHIN)
+            peer.connect(str(path))
+            peer.sendall(b"GET /v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return peer.recv(4096)
+        assert time.monotonic() < until
+        select.select([], [], [], 0.02)
 
 
 def test_browsers_come_from_where_they_may() -> None:

@@ -91,7 +91,7 @@ async def unix(authority, tmp_path):
         swarm.serve_operators(listeners=[listener], admin_token=ADMIN_TOKEN) as server,
         httpx2.AsyncClient(base_url="http://localhost", transport=transport, trust_env=False) as http,
     ):
-        assert server.url == "http://localhost"
+        assert (server.url, server.tcp_url) == ("http://localhost", None)
         yield Edge(server, http, partial(_open, "ws://localhost", path=path))
 
 

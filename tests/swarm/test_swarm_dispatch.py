@@ -125,7 +125,8 @@ LARGE = "persona " * 4000
     [
         ("https://swarm.example/a", None, "https://swarm.example/a"),
         (None, None, None),
-        (None, "unix", "http://localhost"),
+        (None, "unix", "http://localhost"),  # Of the request: nobody was told where to go.
+        ("http://swarm.example", "unix", "http://swarm.example"),
     ],
 )
 async def test_a_large_persona_is_fetched_where_the_worker_was_told_to_go(
@@ -152,6 +153,26 @@ async def test_a_large_persona_is_fetched_where_the_worker_was_told_to_go(
 
     (task,) = swarm.tasks.tasks()
     assert refs == [f"{root or server.url}/v1/worker/prompt/system?task_id={task.task_id}&attempt=1"]
+
+
+async def test_on_a_unix_socket_no_worker_is_sent_to_a_port_of_somebody_else(tmp_path) -> None:
+    """No URL leads there; one that was made up would take the handle to whoever listens on it."""
+    frames, steps = [], []
+
+    async def execute(frame):
+        frames.append(frame)
+
+    async def callable_execute(step):
+        steps.append(step)
+
+    async with open_swarm() as swarm:
+        await swarm.attach(Scripted(executes=execute), name="op")
+        async with swarm.serve_operators(listeners=[await trio_unix(tmp_path / "s")]):
+            await swarm.dispatch("coder", "p", operator="op", grace=0)
+            await swarm.dispatch("coder", "p", execute=callable_execute)
+
+    assert "localhost" not in frames[0].directive
+    assert steps[0].base_url is None
 
 
 async def trio_unix(path) -> trio.SocketListener:

@@ -126,7 +126,7 @@ class TextOutput:
                 text, self._lost = f"({self._lost} texts were lost here)\n{text}", 0
             self._busy = True
             try:
-                await self._write(text.encode("utf-8", "backslashreplace"))
+                await write_text(self.fd, text)
             except OSError:
                 self._gone = True
                 self._waiting.clear()
@@ -141,12 +141,17 @@ class TextOutput:
         while self._waiting or self._busy:
             await self._changed.park()
 
-    async def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            await _wait(trio.lowlevel.wait_writable, self.fd)
-            with suppress(BlockingIOError):
-                left = left[os.write(self.fd, left[:_PIECE]) :]
+
+async def write_text(fd: int, text: str) -> None:
+    """Write all of it to a pipe, a terminal or a file, and block nobody else meanwhile.
+
+    Raises ``OSError``. Cancelled: some of it may be written.
+    """
+    left = memoryview(text.encode("utf-8", "backslashreplace"))
+    while left:
+        await _wait(trio.lowlevel.wait_writable, fd)
+        with suppress(BlockingIOError):
+            left = left[os.write(fd, left[:_PIECE]) :]
 
 
 async def _wait(ready: Callable[[int], Awaitable[None]], fd: int) -> None:

@@ -20,10 +20,14 @@ from typing import Any, Final, NoReturn
 import attrs
 import trio
 
+from trio_swarm._io.groups import collapse
+from trio_swarm._io.http_peer import Address
+from trio_swarm._io.terminal import write_text
 from trio_swarm._io.token_file import keep_token
 from trio_swarm._io.unix import open_unix_listener
 from trio_swarm.errors import StoreError, SwarmError
 from trio_swarm.jobs.runner import STOP_SIGNALS, run_in_swarm
+from trio_swarm.operators import OperatorServer
 from trio_swarm.swarm import Swarm
 
 __all__ = ["EXIT_STATUSES", "ServeError", "ServeOptions", "Status", "parse_options", "serve"]
@@ -81,6 +85,8 @@ class ServeOptions:
     tls: tuple[Path, Path] | None = None
     """Certificate chain and key."""
     unix: Path | None = None
+    base_url: str | None = None
+    """Where workers are told to go; None: where it listens."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,7 +107,14 @@ def build_parser(prog: str = "trio-swarm serve") -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", metavar="HOST", type=_address, help=f"address to listen on (default {DEFAULT_HOST})")
     add("--port", metavar="PORT", type=_port, help=f"0 lets the system choose (default {DEFAULT_PORT})")
-    add("--unix", metavar="PATH", type=_path, help="listen on this Unix socket (mode 0600) instead")
+    unix = "listen on this Unix socket (mode 0600) instead, for curl and the like: no URL of ours leads there"
+    add("--unix", metavar="PATH", type=_path, help=unix)
+    add(
+        "--base-url",
+        metavar="URL",
+        type=_url,
+        help="the address that workers are told, where they reach the server by another one",
+    )
     add(
         "--state",
         metavar="DIR",
@@ -128,7 +141,8 @@ def _add_edge(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_origin,
-        help="let browsers come from here, for example https://app.example; may be repeated",
+        help="do not refuse requests with this Origin, for example https://app.example (there is no CORS: it"
+        " is for a page that is served under the same host); may be repeated",
     )
     add(
         "--allow-host",
@@ -163,6 +177,7 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
         token_file=args.token_file,
         tls=None if args.tls_cert is None else (args.tls_cert, args.tls_key),
         unix=args.unix,
+        base_url=args.base_url,
     )
 
 
@@ -195,10 +210,10 @@ async def _serve(swarm: Swarm, options: ServeOptions) -> None:
                     allowed_hosts=options.allowed_hosts,
                     state=options.state,
                     admin_token=token.text,
+                    base_url=options.base_url,
                 ) as server:
                     token.used = True
-                    _announce(options, server.url, token, listeners)
-                    await stopped()
+                    await _announced(partial(_announce, options, server, token, listeners), stopped)
         except StoreError as error:
             raise ServeError(str(error), Status.STATE) from error
 
@@ -283,33 +298,57 @@ def _tls_of(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def _announce(
-    options: ServeOptions, url: str, token: _Token, listeners: Sequence[trio.abc.Listener[Any]]
+async def _announced(
+    announce: Callable[[], Awaitable[None]], stopped: Callable[[], Awaitable[object]]
+) -> None:
+    """Wait for the signal, and tell meanwhile: a pipe that nobody reads must not keep one from the other."""
+    with collapse():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(announce)
+            await stopped()
+            nursery.cancel_scope.cancel()
+
+
+async def _announce(
+    options: ServeOptions, server: OperatorServer, token: _Token, listeners: Sequence[trio.abc.Listener[Any]]
 ) -> None:
     """Say where it listens; and the admin's token, where nobody else is told by that."""
+    url = server.url
     lines = [f"listening on {url}" if options.unix is None else f"listening on {url} at {options.unix}"]
     if options.token_file is not None:
         lines.append(f"admin token in {options.token_file}")
     if options.token_file is None or (sys.stdout is not None and sys.stdout.isatty()):
         lines.append(f"admin token {token.text}")
-    try:
-        print("\n".join(lines), flush=True)
-    except OSError as error:
-        # What could not be written is still in the buffer: at its end Python would try it again.
-        sys.stdout = None
-        raise ServeError(f"cannot write to standard output: {_reason(error)}", Status.FAILED) from error
-    if options.tls is None and not all(map(_is_private, listeners)):
-        text = "warning: it listens beyond this machine without TLS: tokens can be read on their way"
-        print(f"{PROG}: {text}", file=sys.stderr, flush=True)
+    if sys.stdout is not None:
+        try:
+            await write_text(sys.stdout.fileno(), "".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise ServeError(f"cannot write to standard output: {_reason(error)}", Status.FAILED) from error
+    if sys.stderr is not None:
+        with suppress(OSError):
+            for text in _warnings(options, server, listeners):
+                await write_text(sys.stderr.fileno(), f"{PROG}: warning: {text}\n")
 
 
-def _is_private(listener: trio.abc.Listener[Any]) -> bool:
-    if not isinstance(listener, trio.SocketListener):
-        return False
-    name = listener.socket.getsockname()
-    if not isinstance(name, tuple):
-        return True
-    return ipaddress.ip_address(name[0].partition("%")[0]).is_loopback
+def _warnings(
+    options: ServeOptions, server: OperatorServer, listeners: Sequence[trio.abc.Listener[Any]]
+) -> Iterator[str]:
+    names = [_name_of(listener) for listener in listeners]
+    if options.tls is None and not all(map(_is_private, names)):
+        yield "it listens beyond this machine without TLS: tokens can be read on their way"
+    if options.base_url is None and any(ipaddress.ip_address(name).is_unspecified for name in names if name):
+        yield f"workers are told to come to {server.tcp_url}: give --base-url if any is on another machine"
+
+
+def _name_of(listener: trio.abc.Listener[Any]) -> str:
+    """The address that it listens on; empty for a Unix socket."""
+    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+    name = inner.socket.getsockname() if isinstance(inner, trio.SocketListener) else None
+    return str(name[0]).partition("%")[0] if isinstance(name, tuple) else ""
+
+
+def _is_private(name: str) -> bool:
+    return not name or ipaddress.ip_address(name).is_loopback
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -331,6 +370,14 @@ def _path(text: str) -> Path:
 def _address(text: str) -> str:
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not an address or a name")
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return text
 
 

@@ -68,7 +68,9 @@ class OperatorServer:
     """The seats of the operators that are logged in; made by `serve_operators`."""
 
     url: str
-    """Where it listens, as ``http://127.0.0.1:7777``."""
+    """Where it listens, as ``http://127.0.0.1:7777``; on a Unix socket ``http://localhost``."""
+    tcp_url: str | None
+    """The same, but None where it listens on Unix sockets only: no URL leads to those."""
     _tell: Callable[[str, Mapping[str, object]], None] = attrs.field(repr=False)
     """The host's sink for events."""
     _table: SessionTable[Seat] = attrs.field(init=False, repr=False)
@@ -202,9 +204,12 @@ async def serve_operators(
     """Let operators log in over HTTP and take their seats over WebSocket (contract: operators 1, 2, 3).
 
     Args:
+        host: the swarm that it is part of; `Swarm.serve_operators` gives it.
+        bind: the address to listen on.
         listeners: serve these instead of ``bind`` and ``port``; they are closed at the end.
         port: 0 lets the system choose; see `OperatorServer.url`.
-        allowed_origins: browsers may come from these (``https://app.example``); else from nowhere.
+        allowed_origins: requests that carry one of these (``https://app.example``) are not refused, as others
+            with an ``Origin`` are; there is no CORS, so that they come from a page of this same host.
         allowed_hosts: names beside loopback's and ``bind`` under which the server is reached.
         routes: endpoints of others on the same port.
         state: a directory that keeps the sessions, so that the next server has them again: the same
@@ -231,14 +236,28 @@ async def serve_operators(
 
     Leaving ends every session, but for the rows in ``state``: what still waits raises `PeerGoneError`,
     sockets are closed with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once.
-    Raises ``OSError`` if it cannot listen, ``ValueError`` for a route that is there already, and
-    `StoreError` if it cannot use ``state``; the listeners are closed then too.
+    Raises ``OSError`` if it cannot listen, ``ValueError`` for a route that is there already or a setting
+    that cannot work, and `StoreError` if it cannot use ``state``; the listeners are closed then too.
     """
     given = tuple(listeners or ())
+    async with _closed_on_error(given):
+        _check_settings(
+            max_sessions=max_sessions,
+            max_pending=max_pending,
+            max_connections=max_connections,
+            max_unproven=max_unproven,
+            max_frame=max_frame,
+            ping_every=ping_every,
+            silence=silence,
+            join_within=join_within,
+            idle_within=idle_within,
+        )
     async with _closed_on_error(given), _store_of(state) as store:
         bound = given or tuple(await trio.open_tcp_listeners(port, host=bind))
         async with _closed_on_error(bound):
-            server = OperatorServer(_url_of(bound), host.emit)
+            tcp = [at for at in _addresses(bound) if at[2] is not None]
+            tcp_url = _url_of(tcp[0]) if tcp else None
+            server = OperatorServer(_url_of(_addresses(bound)[0]), tcp_url, host.emit)
             make_seat = partial(_make_seat, server._emit, max_pending, max_notices, max_malformed)
             server._table = SessionTable(make_seat, max_sessions=max_sessions)
             server._sessions = Sessions(
@@ -299,6 +318,13 @@ def _connection_error(emit: Callable[[str, Mapping[str, object]], None], name: s
     emit("connection_error", {"name": name, "error": type(error).__name__})
 
 
+def _check_settings(**settings: float) -> None:
+    """All of them are numbers above 0. What may be 0, or less, is not among them."""
+    for name, value in settings.items():
+        if not value > 0:  # Which NaN is not, either.
+            raise ValueError(f"{name}: expected a number above 0, not {value!r}")
+
+
 def _store_of(state: str | os.PathLike[str] | None) -> AbstractAsyncContextManager[SessionDB | None]:
     return nullcontext() if state is None else open_session_db(state)
 
@@ -334,8 +360,8 @@ def _addresses(listeners: Sequence[trio.abc.Listener[Any]]) -> list[tuple[str, s
     return found
 
 
-def _url_of(listeners: Sequence[trio.abc.Listener[Any]]) -> str:
-    scheme, host, port = _addresses(listeners)[0]
+def _url_of(address: tuple[str, str, int | None]) -> str:
+    scheme, host, port = address
     if host in _WILDCARDS:
         host = "::1" if ":" in host else "127.0.0.1"
     return f"{scheme}://{_authority(host, port)}"

@@ -139,8 +139,8 @@ class Swarm:
                 client waits (a quarter of the connections, 64 at most, if not given), then 503; one
                 whose client waits and set no time has ``sync_ceiling`` seconds (then 504); ``default_kind``
                 is the operator's kind where a request names none (contract: operators 1.4).
-            options: also ``base_url``, the address that workers are told, if it is not
-                the server's own.
+            options: also ``base_url``, the address that workers are told, if it is not the server's
+                own. On Unix sockets alone there is none to tell: give one, or workers learn it otherwise.
         """
         self._check()
         return serve(

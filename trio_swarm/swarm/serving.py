@@ -158,7 +158,7 @@ async def serve(
             )
             all_routes += api.routes()
         server = await stack.enter_async_context(serve_operators(host, routes=all_routes, **options))
-        worker_api.base_url = base_url or server.url
+        worker_api.base_url = base_url or server.tcp_url
         if api is not None:
             api.operator_token = server.admits
         here = _Server(server, worker_api.base_url if workers else None, watched=api is not None)
