@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
+from trio_swarm.cli.early import end_at_once
+
 __all__ = ["run"]
 
 PROG: Final = "trio-swarm"
@@ -100,15 +102,37 @@ def _run_serve(argv: list[str], loaded: Callable[[], None]) -> int:
         options = parse_options(argv)
         loaded()
         try:
-            return serve(options)
+            return serve(options, stopping=_heed_one(STOP_SIGNALS))
         finally:
-            # It has ended in order: a second signal must not change what this process says of that.
+            # The interpreter takes handlers away as it ends, and lets be what is ignored.
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
     except ServeError as error:
         return _fail(str(error), error.status)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
+
+
+def _heed_one(signals: Sequence[signal.Signals]) -> Callable[[], None]:
+    """Until what this returns is called, a signal that nobody heeds ends the process; later ones do nothing.
+
+    The first one is the server's, which then ends in order. What comes behind that, and be it after the last
+    of its handlers is gone, must not change what the process says of its end.
+    """
+    ending = False
+
+    def stopping() -> None:
+        nonlocal ending
+        ending = True
+
+    def handle(signum: int, frame: object) -> None:
+        if not ending:
+            end_at_once(signum, frame)
+
+    for number in signals:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    return stopping
 
 
 def _run_operator(argv: list[str], loaded: Callable[[], None]) -> int:

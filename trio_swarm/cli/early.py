@@ -10,12 +10,13 @@ import contextlib
 import os
 import signal
 
-__all__ = ["EarlySignals"]
+__all__ = ["EarlySignals", "end_at_once"]
 
 _HEEDED = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-def _end(signum: int, frame: object) -> None:
+def end_at_once(signum: int, frame: object) -> None:
+    """A handler: say so and be gone."""
     name = next((each for each in _HEEDED if getattr(signal, each, None) == signum), str(signum))
     with contextlib.suppress(OSError):
         os.write(2, f"stopped by {name}; nothing of it is running\n".encode())
@@ -38,7 +39,7 @@ class EarlySignals:
             if number is None or signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler):
                 continue
             try:
-                self._before[number] = signal.signal(number, _end)
+                self._before[number] = signal.signal(number, end_at_once)
             except ValueError:
                 break
         return self
@@ -54,5 +55,5 @@ class EarlySignals:
 
     def _restore(self, number: int) -> None:
         before = self._before.pop(number)
-        if signal.getsignal(number) is _end:
+        if signal.getsignal(number) is end_at_once:
             signal.signal(number, before)  # type: ignore[arg-type]  # as it was given to us

@@ -181,14 +181,14 @@ def parse_options(argv: Sequence[str]) -> ServeOptions:
     )
 
 
-def serve(options: ServeOptions) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+def serve(options: ServeOptions, *, stopping: Callable[[], None]) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP; returns the exit status. ``stopping()`` is called at the signal.
 
     Raises `ServeError`, and an ``ExceptionGroup`` if several things went wrong.
     """
 
     async def job(swarm: Swarm) -> None:
-        await _serve(swarm, options)
+        await _serve(swarm, options, stopping)
 
     try:
         run = trio.run(run_in_swarm, "serve", job)
@@ -199,7 +199,7 @@ def serve(options: ServeOptions) -> int:
     return Status.STOPPED
 
 
-async def _serve(swarm: Swarm, options: ServeOptions) -> None:
+async def _serve(swarm: Swarm, options: ServeOptions, stopping: Callable[[], None]) -> None:
     context = await trio.to_thread.run_sync(_tls_of, options)
     async with _listening(options, context) as listeners, _admin_token(options) as token:
         try:
@@ -214,6 +214,7 @@ async def _serve(swarm: Swarm, options: ServeOptions) -> None:
                 ) as server:
                     token.used = True
                     await _announced(partial(_announce, options, server, token, listeners), stopped)
+                    stopping()
         except StoreError as error:
             raise ServeError(str(error), Status.STATE) from error
 
