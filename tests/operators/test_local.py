@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.operators.support import Events, a_host
-from trio_swarm.errors import ApprovalDenied, PeerGoneError
+from trio_swarm.errors import ApprovalDenied, FrameError, PeerGoneError
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Spawn
 from trio_swarm.operators import AnySeat, LocalSeat, WorkerResult
 
@@ -141,6 +141,17 @@ async def test_after_spawn_never_slows_or_breaks_the_caller() -> None:
     assert told == [0, 3, 4]
     assert len(events.of("notice_dropped")) == 2
     assert events.of("notice_failed") == [{"sid": "s", "error": "RuntimeError: oops"}]
+
+
+async def test_a_notice_tells_the_result_as_it_was() -> None:
+    """Whatever its sender makes of it before it is told; and what is no JSON is refused as on a wire."""
+    obj, result = Everything(), {"a": [1]}
+    async with LocalSeat.open(a_host(), obj) as seat:
+        seat.hook_after(task_id="t", agent="a", attempt=1, result=result)
+        result["a"].append(2)
+        with pytest.raises(FrameError, match="cannot be written as JSON"):
+            seat.hook_after(task_id="t", agent="a", attempt=1, result={1})
+    assert [frame.result for frame in obj.seen] == [{"a": [1]}]
 
 
 async def test_a_cancelled_ask_is_cancelled_inside_the_object() -> None:

@@ -42,6 +42,14 @@ def test_large_metadata_is_left_out(size, omitted) -> None:
     assert entry["task_metadata"] == (None if omitted else metadata)
 
 
+def test_an_entry_is_as_it_was_when_it_was_made() -> None:
+    """What the task's metadata becomes later is not in it."""
+    metadata = {"ctx": {"a": [1]}}
+    entry = observation("r", "s", "g", at=0, metadata=metadata)
+    metadata["ctx"]["a"].append(2)
+    assert entry["task_metadata"] == {"ctx": {"a": [1]}}
+
+
 def test_what_is_not_on_disk_yet_is_told_once() -> None:
     """With its number; what the ring has forgotten before it could be written is not told."""
     log = Observed()

@@ -98,6 +98,16 @@ async def test_a_notice_is_sent_and_never_waits() -> None:
         assert events.of("reply_stray")[0]["verdict"] == "unknown"
 
 
+async def test_a_notice_that_waits_tells_the_result_as_it_was() -> None:
+    """Its sender may go on with it: what is no JSON later would not be told at all."""
+    async with serving() as server:
+        login, result = await log_in(server), {"a": [1]}
+        server.seat(login.sid).hook_after(task_id="ST-1", agent="a", attempt=1, result=result)
+        result["a"].append(object())
+        async with socket_of(server, login) as peer:
+            assert (await peer.next())["result"] == {"a": [1]}
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

@@ -272,6 +272,19 @@ async def test_the_failure_map(tmp_path, operator, reason, cause) -> None:
         assert operator.seen[-1] == ("after", reason)
 
 
+async def test_a_callables_own_lost_peer_is_no_operators(tmp_path) -> None:
+    """What it lost was a database, say: no session of an operator has ended."""
+
+    async def execute(step):
+        raise PeerGoneError("my database went away")
+
+    async with a_bench(tmp_path) as bench:
+        with pytest.raises(StepFailed) as caught:
+            await bench.dispatch(execute=execute)
+    error = "PeerGoneError: my database went away"
+    assert caught.value.reason == f"dispatch failed: worker fn returned error: {error}"
+
+
 async def test_a_value_that_is_no_json_is_the_executors_failure(tmp_path) -> None:
     """It could not be told to anybody."""
 
@@ -677,8 +690,12 @@ class GateOnly:
         ({"execute": never, "layers": ["nothing"]}, "'nothing' is no layer"),
         ({"execute": never, "layers": [M, D]}, "operator_delegate must be first"),
         ({}, "nobody can execute"),
-        ({"operator": "nobody"}, "no such registered operator session 'nobody'"),
-        ({"operator": 5}, "expected a seat or its name"),
+        ({"operator": "nobody"}, "^operator: no such registered operator session 'nobody'"),
+        (
+            {"operator": OperatorBinding(senior="nobody"), "execute": never},
+            "^operator.senior: no such registered operator session 'nobody'",
+        ),
+        ({"operator": 5}, "^operator: expected a seat or its name"),
         ({"operator": "gate"}, "nobody can execute"),
         ({"operator": "all", "layers": [S, M]}, "nobody can execute"),
         ({"operator": "all", "layers": [D], "execute": never}, "execute: it would never be called"),

@@ -249,6 +249,15 @@ async def test_dispatch_after_the_end_is_refused() -> None:
         await swarm.dispatch("a", "p", execute=forever)
 
 
+@pytest.mark.parametrize("name", ["timeout", "default_kind"])
+async def test_an_argument_that_there_is_not_is_named(name) -> None:
+    """In the words of what was called; and nothing was done."""
+    async with open_swarm() as swarm:
+        with pytest.raises(TypeError, match=rf"^dispatch\(\) got an unexpected keyword argument '{name}'$"):
+            await swarm.dispatch("a", "p", execute=forever, **{name: None})
+        assert swarm.tasks.tasks() == ()
+
+
 async def test_how_long_credentials_last_is_a_setting() -> None:
     """token_ttl: from the start of the attempt; a token says so itself, a handle is judged by it."""
     frames = []

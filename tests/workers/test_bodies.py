@@ -41,6 +41,21 @@ async def test_whatever_may_be_put_is_read_back_by_default(tmp_path) -> None:
                 await worker.read("big", max_size=1000)
 
 
+@pytest.mark.parametrize("content", [b"a,b", b"", b'{"id": "out-1", "task_id": "T", "attempt": 1}'])
+async def test_the_record_of_what_was_put_is_refused_with_the_remedy(tmp_path, content) -> None:
+    """It has none; and what it is itself, JSON or not, is not taken for one."""
+    async with serving(tmp_path) as served:
+        _, attempt = begun(served)
+        async with served.worker(attempt) as worker:
+            out_id = await worker.put("x", content)
+            for key in ("x", out_id):
+                with pytest.raises(
+                    ProtocolError, match=f"the output '{key}' was kept as a raw body.*use `read`"
+                ):
+                    await worker.get(key)
+            assert await worker.read(out_id) == content
+
+
 @pytest.mark.parametrize("size", [0, 1, 700_000])
 async def test_from_a_file_and_to_a_file(tmp_path, size) -> None:
     content = os.urandom(size)

@@ -16,7 +16,7 @@ import trio
 from tests.workers.support import Bench, bearer, files_in, inline, serving
 from trio_swarm._io.http import FrontLimits
 from trio_swarm._state.outputs import OutputIndex
-from trio_swarm.limits import INLINE_OUTPUT
+from trio_swarm.limits import INLINE_OUTPUT, KEY_LIFE
 from trio_swarm.workers import Outcome, OutputStore
 
 MISSING = "out-0000000000"
@@ -503,6 +503,81 @@ def raw_head(bench: Bench, task, attempt, more: str) -> bytes:
         f"POST /v1/data/x?raw=1&task_id={task.task_id}&attempt={attempt.number} HTTP/1.1\r\n"
         f"Host: 127.0.0.1:{bench.port}\r\nAuthorization: Bearer {attempt.worker_handle}\r\n{more}\r\n\r\n"
     ).encode()
+
+
+# -- the same one again ---------------------------------------------------------------------
+
+KEYED = "Content-Length: 100000\r\nExpect: 100-continue\r\nConnection: close\r\nIdempotency-Key: k"
+
+
+async def admitted(bench: Bench, task, attempt) -> trio.SocketStream:
+    """A raw output of 100 kB whose body the server has begun to wait for."""
+    stream = await trio.open_tcp_stream("127.0.0.1", bench.port)
+    await stream.send_all(raw_head(bench, task, attempt, KEYED))
+    assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
+    return stream
+
+
+async def answer_to(stream: trio.SocketStream, rest: bytes) -> tuple[int, str]:
+    """What the server says to it, the rest of the body having come."""
+    async with stream:
+        await stream.send_all(rest)
+        answer = b"".join([bytes(piece) async for piece in stream])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("bounds", [{"max_records": 1}, {"max_task": 150_000}, {"max_all": 150_000}])
+async def test_a_repeated_raw_output_needs_no_room(tmp_path, bounds, settled) -> None:
+    """Its answer was lost: it is the old one again, and the first copy does not give way to the second."""
+    content = b"x" * 100_000
+    async with serving(tmp_path, store=bounded(**bounds)) as bench:
+        task, attempt = bench.begun()
+        first = await answer_to(await admitted(bench, task, attempt), content)
+        assert first[0] == 200
+        if settled:
+            task.settle(Outcome(task.task_id, "pass", None, 1))
+        assert await answer_to(await admitted(bench, task, attempt), content) == first
+        refused = await answer_to(await admitted(bench, task, attempt), b"y" * 100_000)
+        assert (refused[0], "Idempotency-Key" in refused[1]) == (422, True)
+        (output,) = bench.board.outputs.of(task.task_id)
+        assert (output.out_id, output.given_up) == (json.loads(first[1])["out_id"], False)
+        assert bench.board.outputs.size == 100_000
+
+
+async def test_one_that_turns_out_to_be_a_repetition_takes_no_more_room(tmp_path) -> None:
+    """Both were on their way at once: as soon as the one is kept, the other is only compared with it."""
+    async with serving(tmp_path, store=bounded(max_task=170_000)) as bench:
+        task, attempt = bench.begun()
+        slow = await admitted(bench, task, attempt)
+        await slow.send_all(b"x" * 60_000)
+        with trio.fail_after(5):
+            while bench.board.outputs.size < 60_000:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        first = await answer_to(await admitted(bench, task, attempt), b"x" * 100_000)
+        assert (first[0], await answer_to(slow, b"x" * 40_000)) == (200, first)
+        assert bench.board.outputs.size == 100_000
+        assert len(files_in(bench.spool)) == len(bench.board.outputs.of(task.task_id)) == 1
+
+
+async def test_a_repetition_whose_answer_is_forgotten_meanwhile_is_not_done_again(
+    tmp_path, monkeypatch
+) -> None:
+    """Its body was not kept, so it is to come once more."""
+    monkeypatch.setattr("trio_swarm._state.attempt.IDEMPOTENCY_KEYS", 1)
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun()
+        await answer_to(await admitted(bench, task, attempt), b"x" * 100_000)
+        again = await admitted(bench, task, attempt)
+        bench.clock.now += KEY_LIFE
+        other = {**bearer(attempt.worker_handle), "Idempotency-Key": "other"}
+        assert (await bench.client.post("/v1/worker/submit", content=b"", headers=other)).status_code == 204
+        assert (await answer_to(again, b"x" * 100_000))[0] == 503
+        assert len(bench.board.outputs.of(task.task_id)) == 1
+
+
+# -- bodies that break off ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "slow", "malformed"])

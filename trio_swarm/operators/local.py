@@ -15,7 +15,8 @@ from trio_swarm._io.deadline import remaining_ms
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.guard import crash_barrier
 from trio_swarm._io.host import Host
-from trio_swarm.errors import ApprovalDenied, PeerGoneError
+from trio_swarm._state.copies import json_copy
+from trio_swarm.errors import ApprovalDenied, FrameError, PeerGoneError
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Spawn, Worker
 from trio_swarm.limits import CLOSE_DEADLINE, EVENTS_BUFFERED
 from trio_swarm.operators.base import VERBS, AnySeat, WorkerResult
@@ -153,9 +154,13 @@ class LocalSeat(AnySeat):
     ) -> None:
         """See `AnySeat.hook_after`. What ``after_spawn`` raises becomes an event.
 
-        Raises `PeerGoneError` when the block has been left.
+        Raises `PeerGoneError` when the block has been left, `FrameError` for a result that is no JSON.
         """
         self._require("after_spawn")
+        try:
+            told = json_copy(result)  # As it is now, whatever its sender makes of it meanwhile.
+        except ValueError as error:
+            raise FrameError(f"cannot be written as JSON: {error}") from None
         if len(self._notices) >= self._max_notices:
             dropped = self._notices.popleft()
             self._emit("notice_dropped", {"sid": self._name, "req_id": dropped.req_id})
@@ -166,7 +171,7 @@ class LocalSeat(AnySeat):
                 task_id=task_id,
                 agent=agent,
                 attempt=attempt,
-                result=result,
+                result=told,
             )
         )
         self._arrived.unpark()

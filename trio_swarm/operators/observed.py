@@ -43,12 +43,14 @@ def observation(
     """
     texts = {"slot": slot, "goal": goal, "project_root": project_root, "work_dir": work_dir}
     short = {key: None if text is None else cut(text) for key, text in texts.items()}
-    known = dict(metadata or {})
-    omitted = len(json.dumps(known).encode()) > MAX_LOGGED_METADATA
+    text = json.dumps(dict(metadata or {}))
+    omitted = len(text.encode()) > MAX_LOGGED_METADATA
+    # It is written to disk later: by then the task's own may be something else.
+    known = None if omitted or not metadata else json.loads(text)
     return {
         "run_id": run_id,
         **short,
-        "task_metadata": None if omitted or not known else known,
+        "task_metadata": known,
         "task_metadata_omitted": omitted,
         "text_truncated": short != texts,
         "at_secs": int(at),

@@ -22,7 +22,7 @@ from trio_swarm._io.link import Malformed, open_link
 from trio_swarm._io.transport import Transport
 from trio_swarm._state.seat import Due, Phase, SeatGone, SeatMachine, SeatStatistics
 from trio_swarm.errors import ApprovalDenied, FrameError, PeerGoneError, RemoteError
-from trio_swarm.frames import ClientMsg, encode
+from trio_swarm.frames import ClientMsg, decode, encode
 from trio_swarm.frames.operator import (
     Answer,
     Ask,
@@ -213,7 +213,9 @@ class Seat(AnySeat):
             attempt=attempt,
             result=result,
         )
-        for dropped in self._machine.notify(frame, size=len(encode(frame))):
+        text = encode(frame)
+        # It may wait long, and its sender may change the result meanwhile: it is told as it is now.
+        for dropped in self._machine.notify(decode(text, HookAfter), size=len(text)):
             self._notice_dropped(dropped.req_id)
         self._due.unpark_all()
 

@@ -16,13 +16,14 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 import trio
 
+from trio_swarm._state.copies import compact, json_copy
 from trio_swarm._state.layers import Call
 from trio_swarm.errors import ApprovalDenied, PeerGoneError, Refused, RemoteError
 from trio_swarm.limits import RENEWAL_MARGIN
 from trio_swarm.operators import AnySeat, WorkerResult
 from trio_swarm.operators.approvals import approve
 from trio_swarm.operators.directive import render_directive
-from trio_swarm.swarm.steps import Step, StepOrder, compact
+from trio_swarm.swarm.steps import Step, StepOrder
 from trio_swarm.workers import Attempt, Task
 
 __all__ = ["AttemptEnd", "AttemptRun", "dispatching", "text_of"]
@@ -104,7 +105,7 @@ class AttemptRun:
             await self._take(await self._execute())
         except Exception as error:
             await trio.lowlevel.checkpoint_if_cancelled()
-            reason = f"worker fn returned error: {_worker_error(error)}"
+            reason = f"worker fn returned error: {self._worker_error(error)}"
             self._after(reason)
             return AttemptEnd("failed", reason=f"dispatch failed: {reason}", error=error)
         self.attempt.end()
@@ -160,18 +161,18 @@ class AttemptRun:
             result = given if isinstance(given, WorkerResult) else WorkerResult(given)
         if result.stats:
             self._keep(result.stats)
-        compact(result.value)  # It is served over HTTP: what is no JSON is the executor's error.
-        return result
+        # It is served over HTTP: what is no JSON is the executor's error, and the executor keeps its own.
+        return WorkerResult(json_copy(result.value), result.ok)
 
     def _keep(self, stats: Any) -> None:
         """What is no JSON could not be served: dropped, and no failure (contract 2.8)."""
         try:
-            compact(stats)
+            kept = json_copy(stats)
         except ValueError as error:
             about = {"task_id": self.task.task_id, "attempt": self.attempt.number}
             self.emit("stats_dropped", {**about, "error": str(error)})
         else:
-            self.attempt.keep_stats(stats)
+            self.attempt.keep_stats(kept)
 
     async def _spawn(self, backend: AnySeat) -> WorkerResult:
         worker = self.order.worker
@@ -202,7 +203,7 @@ class AttemptRun:
             attempt=self.attempt.number,
             prompt=self.order.prompt,
             system=self.order.system,
-            metadata=self.order.metadata,
+            metadata=json_copy(self.order.metadata),
             base_url=self.base_url,
             capability_token=self.attempt.capability_token,
             worker_handle=self.attempt.worker_handle,
@@ -230,10 +231,8 @@ class AttemptRun:
         about = {"task_id": self.task.task_id, "attempt": self.attempt.number, "senior": senior.name}
         try:
             with self._waiting(f"ask of {senior.name}"):
-                answer = await senior.ask(
-                    {"reason": _NOT_OK, "value": final.value}, task_id=self.task.task_id
-                )
-            compact(answer)
+                question = {"reason": _NOT_OK, "value": json_copy(final.value)}
+                answer = json_copy(await senior.ask(question, task_id=self.task.task_id))
         except Exception as error:
             await trio.lowlevel.checkpoint_if_cancelled()
             # The step stays blocked; unlike in the original it is seen that nobody decided.
@@ -255,6 +254,14 @@ class AttemptRun:
             self.emit("notice_failed", {"sid": hook.sid, "task_id": task_id, "error": _said(error)})
 
     # -- helpers -----------------------------------------------------------------------
+
+    def _worker_error(self, error: Exception) -> str:
+        """An operator's own text verbatim; that its session ended in the contract's words (3.4)."""
+        if isinstance(error, RemoteError):
+            return _sendable(error.message)
+        if isinstance(error, PeerGoneError) and self.order.backend is not None:
+            return f"ws operator spawn: {text_of(error)}"
+        return f"{type(error).__name__}: {text_of(error)}"
 
     def _final(self) -> Any:
         final = self.attempt.final
@@ -293,15 +300,6 @@ def text_of(error: BaseException) -> str:
 def _sendable(text: str) -> str:
     """A notice tells reasons too, and a lone surrogate cannot be in a frame."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _worker_error(error: Exception) -> str:
-    """An operator's own text verbatim; that its session ended in the contract's words (3.4)."""
-    if isinstance(error, RemoteError):
-        return _sendable(error.message)
-    if isinstance(error, PeerGoneError):
-        return f"ws operator spawn: {error}"
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _shown(value: Any) -> str:

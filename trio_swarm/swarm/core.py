@@ -32,6 +32,7 @@ from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
 from trio_swarm._io.process import ManagedProcess
 from trio_swarm._io.target import Target
+from trio_swarm._state.copies import json_copy
 from trio_swarm.children import Child, open_child
 from trio_swarm.frames.pod import ScopeRule
 from trio_swarm.frames.record import Executor
@@ -192,10 +193,12 @@ class Swarm:
             context: more lines of the directive.
 
         Returns:
-            A `WorkerResult`; ``ok=False`` is a blocked step, which has a value.
+            A `WorkerResult`; ``ok=False`` is a blocked step, which has a value. It is the caller's own:
+            what was told or is answered of the step does not change with it.
 
         Raises:
             ValueError: what was asked for cannot work; nothing was done.
+            TypeError: there is no such argument.
             StepFailed: no result; ``reason`` as contract 6.4 words it, the cause chained.
             StepCancelled: the task was cancelled (``swarm.tasks.find(...).cancel``, or over HTTP).
             Refused, BusyError: too deep below other steps; too many steps.
@@ -203,8 +206,11 @@ class Swarm:
         Its time is the caller's cancel scope. When that is cancelled, operators are told, the task
         ends as ``cancelled``, or ``timeout`` if the deadline has passed, and ``Cancelled`` goes on.
         """
+        for name in sorted(options.keys() - StepOptions.__optional_keys__):
+            raise TypeError(f"dispatch() got an unexpected keyword argument {name!r}")
         order = self._dispatcher.order(agent, prompt, **options)
-        return await self._dispatcher.run(order, self._dispatcher.create(order))
+        result = await self._dispatcher.run(order, self._dispatcher.create(order))
+        return WorkerResult(json_copy(result.value), result.ok, json_copy(result.stats))
 
     # -- child actors ----------------------------------------------------------------
 

@@ -8,6 +8,7 @@ rejected (operators contract 6.1).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 import trio
 
+from trio_swarm._state.copies import compact, json_copy
 from trio_swarm._state.layers import DEFAULT_LAYERS, LayerPlan, plan_layers
 from trio_swarm.errors import StepCancelled, StepFailed, SwarmError
 from trio_swarm.frames.operator import Worker
@@ -23,7 +25,7 @@ from trio_swarm.operators import AnySeat, WorkerResult
 from trio_swarm.operators.approvals import ApprovalPolicy
 from trio_swarm.operators.directive import DirectiveContext, check_line
 from trio_swarm.swarm.attempt import AttemptEnd, AttemptRun, dispatching, text_of
-from trio_swarm.swarm.steps import Execute, Kind, OperatorBinding, RetryPolicy, StepOrder, compact
+from trio_swarm.swarm.steps import Execute, Kind, OperatorBinding, RetryPolicy, StepOrder
 from trio_swarm.workers import Outcome, Task, TaskBoard
 
 __all__ = ["Desk", "Dispatcher", "NobodyExecutes"]
@@ -112,7 +114,7 @@ class Dispatcher:
         if operator is None:
             binding = OperatorBinding()
         else:
-            binding = operator if isinstance(operator, OperatorBinding) else OperatorBinding.whole(operator)
+            binding = operator if isinstance(operator, OperatorBinding) else self._whole(operator)
         seats = self._seats(binding, agent, plan, default_kind)
         _check_executor(plan, seats[2], execute)
         known = _json_object("metadata", metadata)
@@ -150,6 +152,12 @@ class Dispatcher:
         if backend is not None and not (plan.delegated and "execute" in backend.verbs):
             backend = None
         return (hook if hooked else None), (senior if plan.ask else None), backend
+
+    def _whole(self, operator: AnySeat | str) -> OperatorBinding:
+        """One for all parts, looked up once: what is wrong with it is wrong with no single part."""
+        seat = self._seat("operator", operator)
+        assert seat is not None
+        return OperatorBinding.whole(seat)
 
     def _seat(self, key: str, named: AnySeat | str | None) -> AnySeat | None:
         if named is None or isinstance(named, AnySeat):
@@ -211,7 +219,7 @@ class Dispatcher:
             order.agent,
             order.prompt,
             system=order.system,
-            metadata=order.metadata,
+            metadata=json_copy(order.metadata),
             parent=parent if parent is not None else above[-1] if above else None,
         )
         self._desk.observe(order, task)
@@ -348,6 +356,7 @@ def _json_object(key: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise ValueError(f"{key}: expected an object")
-    known = dict(value)
-    _check_text(key, _json_text(key, known))
+    text = _json_text(key, dict(value))
+    _check_text(key, text)
+    known: dict[str, Any] = json.loads(text)  # Its caller may go on to change what is in it.
     return known

@@ -5,7 +5,6 @@ Values alone; `trio_swarm.swarm.dispatch` acts on them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
@@ -27,7 +26,6 @@ __all__ = [
     "StepOptions",
     "StepOrder",
     "collapse_kind",
-    "compact",
 ]
 
 Kind: TypeAlias = Literal["main_ai", "automate", "composite"]
@@ -116,6 +114,7 @@ class Step:
     prompt: str = attrs.field(repr=False)
     system: str | None = attrs.field(default=None, repr=False)
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    """A copy of its own: what is done with it changes nothing elsewhere."""
     base_url: str | None = None
     """Where the server for workers is, if there is one."""
     capability_token: str = attrs.field(default="", repr=False)
@@ -169,11 +168,3 @@ class StepOrder:
         """The operators that it addresses, each once."""
         named = (self.hook, self.senior, self.backend, *self.approvers)
         return tuple({id(seat): seat for seat in named if seat is not None}.values())
-
-
-def compact(value: Any) -> str:
-    """``value`` as JSON without spaces. Raises ``ValueError`` for what is no JSON."""
-    try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None

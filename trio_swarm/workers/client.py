@@ -44,6 +44,8 @@ FrameT = TypeVar("FrameT", WorkerPayload, OutputRecord)
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 _BYTES: Final = "application/octet-stream"
+_RAW: Final = "trio-swarm-output"
+"""The header by which a server says that an output is given back as it was sent."""
 
 
 @asynccontextmanager
@@ -162,8 +164,13 @@ class WorkerSession:
         raise ProtocolError(f"{what} is not the one that the prompt refers to")
 
     async def get(self, key: str) -> OutputRecord:
-        """An output, by its id or by its producer's name. `RequestRefused` 404 if there is none."""
+        """An output, by its id or by its producer's name. `RequestRefused` 404 if there is none.
+
+        What `put` has kept has no record: `ProtocolError`; `read` gives it back.
+        """
         what, reply = await self._output(key)
+        if reply.header(_RAW) is not None:
+            raise ProtocolError(f"{what} was kept as a raw body, by `put`: use `read`")
         return _decoded(what, reply.body, OutputRecord)
 
     async def read(self, key: str, *, max_size: int = MAX_OUTPUT) -> bytes:

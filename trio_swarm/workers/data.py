@@ -107,24 +107,39 @@ class DataApi:
             raise Denied(400, "the query must name task_id and attempt")
         producer = request.params["name"]
         visit = await self._enter(request, task_id, attempt, producer)
+        hashed = hashlib.sha256()
         if not visit.is_repeated:
             visit.check()
             self._check_refs(refs, visit)
+            about = {"parent_refs": refs, "public": public}
+            if (answer := await self._receive(request, visit, hashed, producer, about)) is not None:
+                return answer
+        return await self._answer_again(request, visit, hashed)
+
+    async def _receive(
+        self, request: Request, visit: Visit, hashed: Any, producer: str, about: dict[str, Any]
+    ) -> Response | None:
+        """Take the body in and keep it; None, as soon as the same request was done meanwhile."""
         kind = (request.head.get("content-type") or "").strip()
-        hashed = hashlib.sha256()
+        kind = kind if _MEDIA_TYPE.fullmatch(kind) else _OPAQUE
         assert request.stream is not None
-        async with self.board.outputs.draft(task_id) as draft:
+        async with self.board.outputs.draft(visit.task.task_id) as draft:
             async for piece in request.stream:
-                if not visit.is_repeated:
-                    visit.check()
                 hashed.update(piece)
+                if visit.is_repeated:
+                    return None
+                visit.check()
                 await draft.write(piece)
+            return visit.once(hashed, lambda: visit.keep(draft, producer, content_type=kind, **about))
 
-            def act() -> Response:
-                about = kind if _MEDIA_TYPE.fullmatch(kind) else _OPAQUE
-                return visit.keep(draft, producer, parent_refs=refs, public=public, content_type=about)
-
-            return visit.once(hashed, act)
+    async def _answer_again(self, request: Request, visit: Visit, hashed: Any) -> Response:
+        """Of a repetition the rest is read, to see that it is one; it takes no room from others."""
+        assert request.stream is not None
+        async for piece in request.stream:
+            hashed.update(piece)
+        if (known := visit.recall(visit.digest(hashed))) is None:
+            raise Denied(503, "what was answered before was forgotten just now", retry_after=1)
+        return known
 
     async def _enter(self, request: Request, task_id: str, attempt: int, producer: str) -> Visit:
         if not 0 < len(producer) <= _MAX_NAME:
