@@ -333,8 +333,11 @@ async def test_connections_are_bounded() -> None:
     async with front(max_connections=2) as port:
         held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
         await trio.testing.wait_all_tasks_blocked(0.05)
-        async with await trio.open_tcp_stream("127.0.0.1", port) as refused:
-            assert await refused.receive_some() == b""
+        async with await trio.open_tcp_stream("127.0.0.1", port) as third:
+            # Whoever has connected first and said nothing makes room.
+            assert status_of(bytes(await held[0].receive_some())) == 429
+            await third.send_all(GET.replace(b"HOST", b"127.0.0.1:%d" % port))
+            assert status_of(bytes(await third.receive_some())) == 200
         for stream in held:
             await stream.aclose()
         await trio.testing.wait_all_tasks_blocked(0.05)

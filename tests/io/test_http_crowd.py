@@ -86,6 +86,7 @@ async def front(given=None, connect=None, limits=QUICK, **options):
             given = await trio.open_tcp_listeners(0, host="127.0.0.1")
             connect = partial(trio.open_tcp_stream, *given[0].socket.getsockname())
         policy = EdgePolicy(loopback_hosts(None))
+        options.setdefault("knows", lambda bearer: bearer == "known")
         serve = partial(serve_http, given, RouteTable(ROUTES), policy=policy, limits=limits, **options)
         await nursery.start(serve)
         connecting = Connect(connect)
@@ -220,53 +221,93 @@ async def test_when_all_is_full_the_oldest_of_the_idle_goes(caplog) -> None:
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-async def test_who_sends_its_request_in_drops_goes_too() -> None:
-    """Of a head and of a body, at once; without a 429 once there is a request."""
+async def test_nobody_is_cut_off_in_a_request() -> None:
+    """Of a head that comes in drops, yes; not in a body that does, nor at an endpoint that takes its time."""
     limits = FrontLimits(hurried_deadline=30)
-    async with front(limits=limits, max_connections=3, max_unproven=1) as connect:
-        _, head, post = await accepted(connect, 3)
+    async with front(limits=limits, max_connections=4, max_unproven=1) as connect:
+        _, head, post, at_work = await accepted(connect, 4)
         await head.send_all(OPEN[:-2])
         await post.send_all(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        await at_work.send_all(OPEN.replace(b"/open", b"/stuck"))
         await wait_all_tasks_blocked(0.05)
         await accepted(connect, 1)
         assert status_of(await rest(head)) == 429
-        await accepted(connect, 1)
-        assert await rest(post) == b""
+        for _ in range(3):
+            await accepted(connect, 1)
+        await post.send_all(b"defghi")
+        assert (await rest(post)).endswith(b"abcdefghi")
+        with trio.move_on_after(0.1) as waiting:
+            await at_work.receive_some()
+        assert waiting.cancelled_caught
 
 
-async def test_an_endpoint_that_takes_its_time_goes_too() -> None:
-    """Without a word: nobody knows what it has done."""
-    async with front(max_connections=2, max_unproven=1) as connect:
-        _, over = await accepted(connect, 2)
-        await over.send_all(OPEN.replace(b"/open", b"/stuck"))
+async def test_requests_that_prove_nothing_leave_half_of_the_places() -> None:
+    """Those beyond are told to come again before their body is read; who shows a good token is heard."""
+    async with front(max_connections=8, max_unproven=8) as connect:
+        for stream in await accepted(connect, 4):
+            await stream.send_all(OPEN.replace(b"/open", b"/stuck"))
         await wait_all_tasks_blocked(0.05)
+        over, good = await accepted(connect, 2)
+        head = b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        await over.send_all(head + b"\r\n")
+        said = await rest(over)
+        assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (429, True)
+        await good.send_all(head + b"Authorization: Bearer known\r\n\r\nabcdefghi")
+        assert status_of(await answer(good)) == 200
+
+
+async def test_seats_leave_a_quarter_of_the_places() -> None:
+    """A login asks for no credential: a seat proves nothing."""
+    async with front(max_connections=4, max_unproven=4) as connect:
+        *seats, over = await accepted(connect, 4)
+        for stream in seats:
+            assert status_of(await ask(stream, UPGRADE)) == 101
+        said = await ask(over, UPGRADE)
+        assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (503, True)
         [comes] = await accepted(connect, 1)
-        assert await rest(over) == b""
-        assert status_of(await ask(comes, OPEN)) == 200
+        assert status_of(await ask(comes, PROVEN)) == 200
+
+
+async def test_a_refused_client_has_one_answer() -> None:
+    """Also where it must go while that is on its way."""
+    limits = FrontLimits(hurried_deadline=30)
+    async with front(limits=limits, max_connections=2, max_unproven=1) as connect:
+        first, over = await accepted(connect, 2)
+        assert status_of(await ask(first, PROVEN)) == 200
+        await over.send_all(b"no request\r\n\r\n")
+        await wait_all_tasks_blocked(0.05)
+        await accepted(connect, 1)
+        said = await rest(over)
+        assert (status_of(said), said.count(b"HTTP/1.1 ")) == (400, 1)
 
 
 async def test_where_nobody_need_go_a_further_one_is_hung_up_on(caplog) -> None:
+    """It is told in the log once a second, whoever connects however often."""
     async with front(max_connections=2, max_unproven=1) as connect:
         held = await accepted(connect, 2)
-        assert status_of(await ask(held[1], PROVEN)) == 200
-        [over] = await accepted(connect, 1)
-        assert await rest(over) == b""
-        assert "2 connections already, hanging up" in caplog.text
+        for stream in held:
+            assert status_of(await ask(stream, PROVEN)) == 200
+        for _ in range(20):
+            over = await connect()
+            assert await rest(over) == b""
+        lines = [record.getMessage() for record in caplog.records if "hanging up" in record.getMessage()]
+        assert lines[0] == "http: 2 connections already, hanging up (1 since the last such line)"
+        assert len(lines) <= 3
         for stream in held:
             assert status_of(await ask(stream, OPEN)) == 200
 
 
-async def test_each_place_has_its_own_share() -> None:
-    """All of 127.0.0.0/8 is this machine: a peer of another address is not hurried by the first one's."""
+async def test_this_machine_is_one_place() -> None:
+    """All of 127.0.0.0/8: whoever is on it can have each of those addresses."""
     async with front(max_unproven=1) as connect:
-        await accepted(connect, 2)
+        await accepted(connect, 1)
         host, port = connect.connect.args
         with trio.socket.socket() as sock:
             await sock.bind(("127.0.0.2", 0))
             await sock.connect((host, port))
             other = trio.SocketStream(sock)
             await wait_all_tasks_blocked(0.01)
-            assert b"connection: close" not in await ask(other, OPEN)
+            assert b"connection: close" in await ask(other, OPEN)
 
 
 async def test_users_of_a_unix_socket(tmp_path) -> None:

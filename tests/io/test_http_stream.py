@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 
 import pytest
 import trio
-from trio.testing import check_two_way_stream, memory_stream_pair
+from trio.testing import check_two_way_stream, memory_stream_pair, wait_all_tasks_blocked
 
-from trio_swarm._io.http_stream import PushBackStream, peer_of, place_of_peer
+from trio_swarm._io.http_stream import MAX_AHEAD, PushBackStream, peer_of, place_of_peer
 from trio_swarm._io.unix import connect_unix, open_unix_listener
 
 
@@ -33,7 +35,48 @@ async def test_what_is_pushed_back_comes_first() -> None:
     assert await stream.receive_some() == b"cd"
 
 
-@pytest.mark.parametrize(("host", "place"), [("127.0.0.1", "127.0.0.1"), ("::1", "::/64")])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_who_hangs_up_is_gone(reset) -> None:
+    """What came before is received next."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        client = await trio.open_tcp_stream(*listener.socket.getsockname())
+        stream = PushBackStream(await listener.accept())
+    async with stream:
+        async with client, trio.open_nursery() as nursery:
+            nursery.start_soon(stream.wait_gone)
+            await client.send_all(b"ahead")
+            while not stream._again:
+                await trio.lowlevel.checkpoint()
+            assert len(nursery.child_tasks) == 1
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.aclose()
+        assert await stream.receive_some() == b"ahead"
+
+
+async def test_what_comes_ahead_is_bounded() -> None:
+    """Who waits then waits on, and nothing is lost."""
+    left, right = memory_stream_pair()
+    stream, sent = PushBackStream(left), bytes(range(256)) * (2 * MAX_AHEAD // 256)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.wait_gone)
+        await wait_all_tasks_blocked()
+        for start in range(0, len(sent), MAX_AHEAD // 2):
+            await right.send_all(sent[start : start + MAX_AHEAD // 2])
+            await wait_all_tasks_blocked()
+        await right.send_eof()
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        assert len(stream._again) == MAX_AHEAD
+        nursery.cancel_scope.cancel()
+    received = b""
+    while piece := await stream.receive_some():
+        received += piece
+    assert received == sent
+
+
+@pytest.mark.parametrize(("host", "place"), [("127.0.0.1", "loopback"), ("::1", "loopback")])
 async def test_the_place_of_an_address(host, place) -> None:
     try:
         [listener] = await trio.open_tcp_listeners(0, host=host)

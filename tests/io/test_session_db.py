@@ -116,6 +116,8 @@ async def test_a_store_of_the_first_version_is_taken_over(state) -> None:
     [
         ("number", 0),
         ("number", "x"),
+        ("number", 2**53 + 1),
+        ("number", 2**63 - 1),
         ("entry_json", "{"),
         ("entry_json", "[]"),
         ("entry_json", b"\xff"),
@@ -133,6 +135,16 @@ async def test_a_poisoned_entry_is_skipped_and_named(state, column, value) -> No
         rows, (bad,) = await db.load_observed()
         assert rows == noted("S-1", 6)
         assert bad.reason.startswith("observed.")
+
+
+async def test_a_number_that_sqlite_does_not_have_is_an_error_of_the_store(state) -> None:
+    """Nothing else: who writes the logs takes no other, and nothing of the call was written."""
+    async with open_session_db(state) as db:
+        await db.insert(ROW)
+        await db.note_observed(noted("S-1", 2**53), most=3)
+        with pytest.raises(StoreError, match=r"cannot write .*too large"):
+            await db.note_observed(noted("S-1", 7, 2**63), most=3)
+        assert await db.load_observed() == (noted("S-1", 2**53), [])
 
 
 async def test_a_row_is_deleted_once_and_missing_is_no_error(state) -> None:

@@ -7,12 +7,13 @@ import os
 import stat
 import threading
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from trio_swarm._io import spool
-from trio_swarm._io.spool import DiskFull, read_spooled, spooled
+from trio_swarm._io.spool import DiskFull, free_bytes, read_spooled, spooled
 
 
 async def read(path) -> bytes:
@@ -164,3 +165,11 @@ async def test_a_reader_that_stops_leaves_no_descriptor(tmp_path) -> None:
 
     with pytest.raises(trio.BrokenResourceError):
         await read_spooled(tmp_path / "x", send)
+
+
+async def test_what_a_disk_has_left_counts_the_rest_of_the_last_block(tmp_path, monkeypatch) -> None:
+    """Of the file that is to grow; a directory that is not there has nothing."""
+    told = attrs.make_class("Told", ["f_bavail", "f_frsize"])(3, 4096)
+    assert await free_bytes(tmp_path / "nowhere", 1) == 0
+    monkeypatch.setattr(spool.os, "statvfs", lambda path: told)
+    assert [await free_bytes(tmp_path, size) - 3 * 4096 for size in (0, 1, 4096)] == [0, 4095, 0]

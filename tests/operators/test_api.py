@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AsyncExitStack
 
 import httpx2
 import pytest
@@ -214,10 +215,50 @@ async def test_the_socket_wants_the_sessions_own_token() -> None:
 
 
 async def test_the_number_of_sessions_is_bounded() -> None:
-    """A login needs no token, so that something must."""
+    """A login needs no token, so that something must; those that are seated do not go for another."""
     async with serving(max_sessions=2) as server, rest(server) as client:
-        statuses = [(await client.post("/v1/operators", json={})).status_code for _ in range(3)]
-        assert statuses == [200, 200, 503]
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                login = await log_in(server)
+                await stack.enter_async_context(socket_of(server, login))
+                await server.wait_seat(login.sid)
+            assert (await client.post("/v1/operators", json={})).status_code == 503
+        # Nor do they when their sockets are gone.
+        assert (await client.post("/v1/operators", json={})).status_code == 503
+
+
+async def test_logins_of_nobody_shut_nobody_out() -> None:
+    """However many: those that nobody came to make room, the one of the longest silence first."""
+    events = Events()
+    async with serving(events, max_sessions=4) as server:
+        seated = await log_in(server, roles=["main"])
+        async with socket_of(server, seated):
+            await server.wait_seat("main")
+            idle = [await log_in(server) for _ in range(20)]
+            honest = await log_in(server, roles=["honest"])
+            async with socket_of(server, honest):
+                await server.wait_seat("honest")
+            assert [seat.sid for seat in server.seats()] == [
+                each.sid for each in (seated, *idle[-2:], honest)
+            ]
+            assert events.of("operator_left") == [
+                {
+                    "sid": each.sid,
+                    "name": each.sid,
+                    "reason": "it made room: nobody had connected",
+                    "failed": 0,
+                }
+                for each in idle[:-2]
+            ]
+            async with rest(server) as client:
+                gone = await client.get(f"/v1/operators/{idle[0].sid}", headers=idle[0].bearer)
+                assert gone.status_code == 404
+                # It was heard of: the other one goes.
+                await client.get(f"/v1/operators/{idle[-2].sid}", headers=idle[-2].bearer)
+                assert (await client.post("/v1/operators", json={"roles": ["main"]})).status_code == 409
+                assert len(events.of("operator_left")) == 18
+                await client.post("/v1/operators", json={})
+                assert events.of("operator_left")[-1]["sid"] == idle[-1].sid
 
 
 async def test_it_serves_any_listeners(tmp_path) -> None:

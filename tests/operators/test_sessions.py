@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import trio.testing
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.operators.support import Events, Login, Result, log_in, rest, serving, socket_of
+from trio_swarm._io.memory import memory_transport_pair
 from trio_swarm._io.session_db import FILE_NAME
 from trio_swarm.errors import PeerGoneError, StoreError
 from trio_swarm.operators.login import Moment
@@ -191,6 +193,20 @@ async def test_a_log_that_cannot_be_written_is_written_later(state, caplog) -> N
     async with serving(state=state) as server:
         assert await shown(server, login) == (["ST-1", "ST-3", "ST-4"], 4)
     assert "observation was skipped" in caplog.text
+
+
+async def test_a_log_is_never_counted_on_from_the_end_of_all_numbers(state, caplog) -> None:
+    """A row that is damaged so: it is skipped, and what comes later is written as ever."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+        server.observe(login.sid, told(1))
+    sql(state, "INSERT INTO observed VALUES (?, ?, '{}')", login.sid, 2**63 - 1)
+    for number in (2, 3):
+        async with serving(state=state) as server:
+            server.observe(login.sid, told(number))
+            assert await server._sessions.write_observed() == 1
+            assert await shown(server, login) == ([f"ST-{each}" for each in range(1, number + 1)], number)
+    assert "observed.number: not a number from 1 to 2^53" in caplog.text
 
 
 async def test_without_a_state_nothing_is_kept(tmp_path, monkeypatch) -> None:
@@ -366,6 +382,116 @@ def the_disk_waits(server: OperatorServer, verb: str) -> Iterator[Any]:
         gate.set()
 
 
+# -- making room -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def meeting(
+    server: OperatorServer, login: Login, meanwhile: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[int]:
+    """A socket that passed the door before its session was chosen to make room for another login.
+
+    It is seated while its row is being deleted. Gives the status of that login.
+    """
+    session = server._table.find(login.sid)
+    assert session is not None
+    near, far = memory_transport_pair()
+    with the_disk_waits(server, "DELETE") as (begun, go_on):
+        async with trio.open_nursery() as nursery, rest(server) as client:
+            login_beyond = Result()
+            nursery.start_soon(lambda: login_beyond.run(client.post, "/v1/operators", json={}))
+            with trio.fail_after(10):
+                await begun.wait()
+            nursery.start_soon(session.seat.serve, near)
+            await server.wait_seat(login.sid)
+            if meanwhile is not None:
+                nursery.start_soon(meanwhile)
+                await trio.testing.wait_all_tasks_blocked()
+            go_on()
+            await login_beyond.done.wait()
+            yield login_beyond.value.status_code
+            await far.aclose()
+
+
+async def test_of_two_logins_at_once_each_has_room_made(state) -> None:
+    """By another session each; who makes room is a stranger from that moment on."""
+    async with serving(state=state, max_sessions=2) as server:
+        old = [await log_in(server) for _ in range(2)]
+        with the_disk_waits(server, "DELETE") as (begun, go_on):
+            async with trio.open_nursery() as nursery:
+                new = [Result(), Result()]
+                for number, result in enumerate(new):
+                    nursery.start_soon(lambda n=number, r=result: r.run(log_in, server, roles=[f"r{n}"]))
+                with trio.fail_after(10):
+                    await begun.wait()
+                    while len(server._table._leaving) < 2:  # The second one comes over its own socket.
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                for each in old:
+                    assert (await known(server, each)).status_code == 404
+                    with pytest.raises(InvalidStatus) as refused:
+                        async with socket_of(server, each):
+                            raise AssertionError("it was let in")
+                    assert refused.value.response.status_code == 404
+                async with rest(server) as client:
+                    assert (await client.post("/v1/operators", json={})).status_code == 503
+                go_on()
+        sids = {result.value.sid for result in new}
+        assert {seat.sid for seat in server.seats()} == sids
+    assert {sid for (sid,) in sql(state, "SELECT sid FROM sessions")} == sids
+
+
+async def test_one_who_was_at_the_door_already_does_not_make_room(state) -> None:
+    """Seated while its row was being deleted: it has the row again, with its log, and stays."""
+    async with serving(state=state, max_sessions=1) as server:
+        login = await log_in(server, roles=["r"])
+        server.observe(login.sid, told(1))
+        await server._sessions.write_observed()
+        async with meeting(server, login) as status:
+            assert status == 503
+            assert [seat.sid for seat in server.seats()] == [login.sid]
+            assert (await known(server, login)).json()["connected"] is True
+    async with serving(state=state) as server:
+        assert server.seat("r").sid == login.sid
+        assert await shown(server, login) == (["ST-1"], 1)
+
+
+async def test_one_that_cannot_be_put_back_is_told(state) -> None:
+    """Neither here nor on the disk, rather than here alone."""
+    await make_store(state)
+    fail(state, "INSERT", "NEW.seated")
+    events = Events()
+    async with serving(events, state=state, max_sessions=1) as server:
+        login = await log_in(server, roles=["r"])
+        async with meeting(server, login) as status:
+            assert status == 500
+            assert server.seats() == ()
+        assert [each["reason"] for each in events.of("operator_left")] == ["its state could not be written"]
+        await log_in(server, roles=["r"])
+
+
+async def test_one_that_was_deleted_while_it_was_put_back_stays_deleted(state) -> None:
+    """Also on the disk."""
+    async with serving(state=state, max_sessions=1) as server:
+        login = await log_in(server, roles=["r"])
+        # Its deletion waits for the disk behind the first one, and before the row that is put back.
+        async with meeting(server, login, partial(server.remove, "r")) as status:
+            assert status == 200
+    assert [roles for (roles,) in sql(state, "SELECT roles_json FROM sessions")] == ["[]"]
+
+
+async def test_one_whose_row_cannot_be_deleted_makes_no_room(state) -> None:
+    """It is as it was; the login is 500."""
+    await make_store(state)
+    fail(state, "DELETE")
+    async with serving(state=state, max_sessions=1) as server, rest(server) as client:
+        login = await log_in(server, roles=["r"])
+        assert (await client.post("/v1/operators", json={})).status_code == 500
+        async with socket_of(server, login):
+            await server.wait_seat("r")
+        assert (await client.post("/v1/operators", json={})).status_code == 503
+    assert sql(state, "SELECT sid FROM sessions") == [(login.sid,)]
+
+
 async def test_bad_rows_are_skipped_with_a_warning(state, caplog) -> None:
     """Also those that contradict each other; the others are there."""
     async with serving(state=state) as server:
@@ -521,7 +647,6 @@ async def test_an_expired_session_that_a_socket_asks_for_is_ended_too() -> None:
 
 async def test_last_accesses_reach_the_disk(state) -> None:
     """J48: on the first connect at once, at the end of the server, and each minute for who is connected."""
-    begun = time.time()
     async with serving(state=state) as server:
         login = await log_in(server, roles=["r"])
         sessions = server._sessions
@@ -538,10 +663,11 @@ async def test_last_accesses_reach_the_disk(state) -> None:
             await trio.sleep(0.001)
         await sessions.write_accesses()
         assert await sessions.write_accesses() == 0
+        last = time.time()
         await known(server, login)
     ((last_access, seated),) = sql(state, "SELECT last_access_secs, seated FROM sessions")
     assert seated == 1
-    assert last_access >= begun
+    assert last_access >= last, "the last one is written at the end of the server"
 
 
 async def test_accesses_that_cannot_be_written_are_told_and_change_nothing_else(state, caplog) -> None:

@@ -505,3 +505,31 @@ def test_renewals_are_bounded_end_with_the_attempt_and_are_forgotten_with_it() -
         machine.renew(record, fingerprint="after", expire_at=200)
     machine._forget_oldest()
     assert (machine._by_fingerprint, machine._by_handle) == ({}, {})
+
+
+def test_which_bearers_are_known_before_a_body_is_read() -> None:
+    """A token of a living attempt, whatever it allows; never a handle, which could be guessed that way."""
+
+    def minted(number: int) -> CapabilityToken:
+        return mint(
+            secret=SECRET,
+            agent_id="worker-of-T-1",
+            role="worker",
+            issued_at=0,
+            expire_at=100,
+            nonce=f"{number:032x}",
+        )
+
+    board, token = BoardMachine(secret=SECRET), minted(1)
+    board.create("T-1")
+    board.begin("T-1", fingerprint=token.fingerprint, handle="wh-1a2b3c4d", expire_at=100)
+    narrow = attenuate(token, scopes=["fetch_prompt"], expire_at=10)
+
+    assert board.knows_token(token.encode(), now=0)
+    assert board.knows_token(narrow.encode(), now=9)
+    assert not board.knows_token(narrow.encode(), now=10)
+    for other in ("wh-1a2b3c4d", "", "junk", minted(2).encode(), token.encode()[:-2]):
+        assert not board.knows_token(other, now=0)
+    assert not board.knows_token(token.encode(), now=100)
+    board.settle("T-1", "pass")
+    assert not board.knows_token(token.encode(), now=0)

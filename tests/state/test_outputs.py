@@ -194,3 +194,73 @@ def test_an_output_of_a_forgotten_task_is_refused() -> None:
         index.add(output)
     assert caught.value.status == 410
     assert index.find("out-1", "a") is None
+
+
+def an_ended_task_of(index: OutputIndex, *sizes: int) -> list[Output]:
+    """Outputs of the task "ended"."""
+    made = []
+    for number, size in enumerate(sizes):
+        room = index.room("ended")
+        index.take(room, size)
+        output = Output(
+            out_id=f"old-{number}",
+            task_id="ended",
+            attempt=1,
+            producer="x",
+            parent_refs=(),
+            public=False,
+            size=size,
+            content=None,
+            file="a path",
+        )
+        made.append(index.add(output))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bounds", "running", "expected", "status"),
+    [
+        ({"max_all": 100}, 0, 100, None),
+        ({"max_all": 100}, 0, 101, 507),
+        ({"max_all": 100}, 1, 100, 507),
+        ({"max_all": 100, "max_task": 90}, 0, 90, None),
+        ({"max_all": 100, "max_task": 90}, 1, 90, 413),
+        ({"max_all": 100, "max_output": 90}, 0, 91, 413),
+    ],
+)
+def test_nothing_gives_way_to_one_that_will_find_no_room(bounds, running, expected, status) -> None:
+    """At the limit they go one by one, as it comes; one byte over and it is refused with its first."""
+    index = OutputIndex(**bounds)
+    old = an_ended_task_of(index, 40, 30)
+    index.take(index.room("running"), running)
+    room = index.room("running", expected)
+    if status is not None:
+        for size in (0, 60):
+            with pytest.raises(Denied) as caught:
+                index.take(room, size, iter(["ended"]))
+            assert caught.value.status == status
+        assert (index.size, index.gave_up("old-0"), index.gave_up("old-1")) == (70 + running, False, False)
+        return
+    assert index.take(room, 0, iter(["ended"])) == ()
+    assert index.take(room, 30, iter(["ended"])) == ()
+    assert index.take(room, 1, iter(["ended"])) == (old[0],)
+    assert index.take(room, expected - 31, iter(["ended"])) == (old[1],)
+    assert index.size == expected
+
+
+def test_one_of_unknown_size_takes_what_there_is() -> None:
+    index = OutputIndex(max_all=100)
+    old = an_ended_task_of(index, 40, 30)
+    room = index.room("running")
+    assert index.take(room, 70, iter(["ended"])) == (old[0],)
+    assert index.take(room, 30, iter(["ended"])) == (old[1],)
+    with pytest.raises(Denied):
+        index.take(room, 1, iter(["ended"]))
+
+
+def test_files_go_only_if_all_that_is_to_come_finds_room() -> None:
+    index = OutputIndex()
+    old = an_ended_task_of(index, 40, 30)
+    assert index.give_up(1, ["ended"], where="disk", in_all=71) == ()
+    assert index.give_up(1, ["ended"], where="memory", in_all=1) == ()
+    assert index.give_up(1, ["ended"], where="disk", in_all=70) == (old[0],)

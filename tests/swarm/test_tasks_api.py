@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 import trio
+import trustme
 from trio.testing import wait_all_tasks_blocked
 
 from tests.operators.support import log_in, socket_of
@@ -206,7 +209,10 @@ async def test_a_step_does_not_run_in_the_task_of_its_connection(tmp_path) -> No
 
     head = SimpleNamespace(all=lambda name: ("Bearer t",))
     request = SimpleNamespace(
-        head=head, proven=lambda: None, json={"agent": "a", "prompt": "p", "operator_sid": "op"}
+        head=head,
+        proven=lambda: None,
+        wait_gone=trio.sleep_forever,
+        json={"agent": "a", "prompt": "p", "operator_sid": "op"},
     )
     async with a_bench(tmp_path) as bench:
         await bench.attach(Scripted(executes=execute), "op")
@@ -677,6 +683,41 @@ async def test_leaving_the_server_cancels_its_steps_and_tells_their_clients(tmp_
     assert answer.json()["reason"] == "the server is going away"
 
 
+@pytest.mark.parametrize("size", [10, 8_000_000])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_leaving_the_server_lets_answers_leave_first(tmp_path, secure, size) -> None:
+    """A step that is done has an answer under way: over TLS, or a large one, that takes several writes."""
+    go = trio.Event()
+
+    async def execute(frame):
+        await go.wait()
+        return "v" * size
+
+    authority, answers = trustme.CA(), Answers()
+    client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(client)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    if secure:
+        listeners = [trio.SSLListener(each, server, https_compatible=True) for each in listeners]
+
+    async def ask(url) -> None:
+        async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=20, verify=client) as http:
+            http.headers.update(ADMIN)
+            await answers.post(http, agent="a", prompt="p", operator_sid="op")
+
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        await bench.attach(Scripted(executes=execute), "op")
+        async with bench.serve(listeners=listeners) as at:
+            nursery.start_soon(ask, at.url)
+            await until(lambda: bench.board.tasks() and bench.last.waiting_for == "spawn of op")
+            go.set()
+            await bench.last.wait()
+
+    (answer,) = answers.got
+    assert (answer.status_code, answer.json()["value"]) == (200, "v" * size)
+
+
 async def _ask_alone(bench: Bench, answers: Answers, body: dict) -> None:
     async with bench.http() as http:
         http.headers.update(ADMIN)
@@ -730,6 +771,40 @@ async def test_clients_that_wait_leave_connections_to_the_workers(tmp_path) -> N
     assert [answer.status_code for answer in answers.got] == [200] * 4
 
 
+async def test_a_client_that_hung_up_waits_no_more(tmp_path) -> None:
+    """Its place is another's at once, and so is its connection; its step goes on."""
+    go = trio.Event()
+
+    async def execute(frame):
+        await go.wait()
+        return "done"
+
+    async with an_api(tmp_path, ("op", Scripted(executes=execute)), max_waiting=2) as (bench, http):
+        body, answers = {"agent": "a", "prompt": "p", "operator_sid": "op"}, Answers()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(_ask_alone, bench, answers, body)
+            await until(lambda: bench.dispatcher.running == 2)
+            refused = await http.post("/v1/tasks", json=body)
+            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            later = Answers()
+
+            async def ask() -> None:
+                while not later.got or later.got[-1].status_code == 503:
+                    await later.post(http, **body)
+
+            nursery.start_soon(ask)
+            await until(lambda: len(bench.board.tasks()) == 3)
+            go.set()
+        outcomes = [(await task.wait()).status for task in bench.board.tasks()]
+
+    assert refused.status_code == 503
+    assert answers.got == []
+    assert (later.got[-1].status_code, later.got[-1].json()["value"]) == (200, "done")
+    assert outcomes == ["pass"] * 3
+
+
 @pytest.mark.parametrize(
     ("options", "most"), [({}, 64), ({"max_connections": 3}, 1), ({"max_waiting": 100}, 100)]
 )
@@ -773,13 +848,41 @@ async def test_who_is_told_of_the_address_can_read_it(tmp_path) -> None:
         go.set()
         await task.wait()
         ended = [await look(each) for each in shown]
+        unknown = [(await look(each, "/v1/runs/ST-none")).status_code for each in shown]
         admin = await look("admin-secret")
 
     known = {"task_id": task.task_id, "status": "running", "value": None, "attempt": 1}
     assert [(each.status_code, each.json()) for each in running] == [(200, known)] * 3
     known |= {"status": "pass", "value": {"n": 1}}
-    assert [(each.status_code, each.json()) for each in ended] == [(200, known)] * 3
+    assert (ended[0].status_code, ended[0].json()) == (200, known)
+    assert [(each.status_code, each.json()) for each in ended[1:]] == [
+        (410, {"error": "the task has ended"})
+    ] * 2
+    assert unknown == [404, 403, 403]
     assert admin.json()["agent"] == "a"
+
+
+async def test_a_workers_token_reads_the_address_as_far_as_it_is_narrowed(tmp_path) -> None:
+    """5.2: by the verb ``read_task_state``, and each time is a use, one with those of other routes."""
+    async with watched(tmp_path) as (_bench, task, _go, look):
+        whole = CapabilityToken.decode(task.attempt.capability_token)
+        reads, fetches, twice = (
+            attenuate(whole, **narrower).encode()
+            for narrower in (
+                {"scopes": ["read_task_state"]},
+                {"scopes": ["fetch_prompt"]},
+                {"max_uses": 2},
+            )
+        )
+        by_verb = [(await look(each)).status_code for each in (reads, reads, fetches)]
+        prompt = f"/v1/worker/prompt?task_id={task.task_id}"
+        by_use = [(await look(twice, *path)).status_code for path in ((), (prompt,), (), (prompt,))]
+        task.attempt.end()
+        dead = [(await look(each)).status_code for each in (reads, task.attempt.worker_handle)]
+
+    assert by_verb == [200, 200, 403]
+    assert by_use == [200, 200, 403, 403]
+    assert dead == [410, 410]
 
 
 async def test_who_is_not_told_of_the_address_cannot_read_it(tmp_path) -> None:

@@ -8,13 +8,17 @@ import os
 import re
 import resource
 import stat
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
 import trio
 
+from tests.cli.test_serve_state import private_mounts
 from tests.workers.support import Bench, bearer, files_in, inline, serving
 from trio_swarm._io.http import FrontLimits
+from trio_swarm._state.board import Denied
 from trio_swarm._state.outputs import OutputIndex
 from trio_swarm.limits import INLINE_OUTPUT, KEY_LIFE
 from trio_swarm.workers import Outcome, OutputStore
@@ -386,6 +390,88 @@ async def test_a_given_up_output_stays_private_and_nothing_takes_its_place(tmp_p
         assert (await bench.get(private)).status_code == 401
         assert bench.board.outputs.find("x", task_id=owner.task_id).given_up
         assert not bench.board.outputs.find("x", task_id=other.task_id).given_up
+
+
+@pytest.mark.parametrize(("over", "declared"), [(0, True), (1, True), (1, False)])
+async def test_a_hopeless_upload_destroys_nothing(tmp_path, over, declared) -> None:
+    """If its length is known: it is refused before its body. At the limit it has all the room."""
+    room = 300_000
+    async with serving(tmp_path, store=bounded(max_all=room)) as bench:
+        old = [await ended_with(bench, 90_000, f"x{number}") for number in range(3)]
+        task, attempt = bench.begun()
+        content = b"y" * (room + over)
+
+        async def pieces():
+            for at in range(0, len(content), 50_000):
+                yield content[at:][:50_000]
+
+        if over and declared:
+            async with bench.client.stream(
+                "POST",
+                "/v1/data/y",
+                params={"raw": "1", "task_id": task.task_id, "attempt": 1},
+                headers={**bearer(attempt.worker_handle), "content-length": str(len(content))},
+                content=pieces(),
+            ) as answer:
+                assert answer.status_code == 507
+        else:
+            body = content if declared else pieces()
+            answer = await bench.raw("y", task.task_id, attempt.worker_handle, body)
+            assert answer.status_code == (507 if over else 200)
+        left = 200 if over and declared else 410
+        assert [(await bench.get(each)).status_code for each in old] == [left] * 3
+        assert bench.board.outputs.size == (270_000 if left == 200 else 0 if over else room)
+
+
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+import trio
+from tests.workers.support import bearer, serving
+from tests.workers.test_data import ended_with
+
+async def main(where, sizes):
+    async with serving(where) as bench:
+        old = [await ended_with(bench, 303_104, f"x{number}") for number in range(3)]
+        task, attempt = bench.begun()
+        for size in sizes:
+            answer = await bench.raw("y", task.task_id, attempt.worker_handle, b"y" * size)
+            kept = [(await bench.get(each)).status_code for each in old]
+            print(answer.status_code, *kept, flush=True)
+
+trio.run(main, Path(sys.argv[1]), [int(size) for size in sys.argv[2:]])
+"""
+
+
+def test_a_hopeless_upload_destroys_nothing_on_a_full_disk(tmp_path) -> None:
+    """A disk of 1 MiB: larger than it, one byte larger than it, and as large as it."""
+    disk = 2**20
+    sizes = [str(size) for size in (5_000_000, disk + 1, disk)]
+    argv = [*private_mounts(tmp_path), "sh", "-c", 'mount -t tmpfs -o size=1m x "$1" && shift && exec "$@"']
+    argv += ["sh", str(tmp_path), sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path), *sizes]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    told = ["507 200 200 200", "507 200 200 200", "200 410 410 410"]
+    assert (done.stdout.splitlines(), done.stderr) == (told, "")
+
+
+async def test_a_small_upload_without_room_on_the_disk_destroys_nothing_in_memory(
+    tmp_path, monkeypatch
+) -> None:
+    """Where its length says that it will be too large for memory in the end."""
+    monkeypatch.setattr("trio_swarm._state.outputs.INLINE_OUTPUTS", 50_000)
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "no room")
+
+    async with serving(tmp_path) as bench:
+        old = await ended_with(bench, 50_000)
+        monkeypatch.setattr("trio_swarm._io.spool.os.write", full)
+        task, _ = bench.begun()
+        async with bench.board.outputs.draft(task.task_id, expected=100_000) as draft:
+            with pytest.raises(Denied) as refused:
+                await draft.write(b"y" * 20_000)
+        assert refused.value.status == 507
+        assert (await bench.get(old)).status_code == 200
 
 
 async def test_nothing_of_a_running_task_gives_way(tmp_path) -> None:

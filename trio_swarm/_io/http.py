@@ -12,6 +12,7 @@ a barrier around each.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -24,7 +25,9 @@ import trio.abc
 
 from trio_swarm._io.guard import serve_guarded
 from trio_swarm._io.head import Head, HeadError, read_head
+from trio_swarm._io.http_answers import Answers
 from trio_swarm._io.http_body import BodyStream, require_json
+from trio_swarm._io.http_limits import FrontLimits
 from trio_swarm._io.http_messages import (
     HttpError,
     Request,
@@ -44,14 +47,9 @@ from trio_swarm._state.crowd import Crowd, Guest
 from trio_swarm._state.policy import EdgePolicy
 from trio_swarm.errors import HandshakeError, PeerError, SlowPeerError
 from trio_swarm.limits import (
-    HANDSHAKE_DEADLINE,
-    HURRIED_DEADLINE,
-    MAX_BODY,
     MAX_CONNECTIONS,
-    MAX_HEAD,
     MAX_UNPROVEN,
     RECEIVE_BUFFER,
-    SEND_DEADLINE,
 )
 
 __all__ = ["FrontLimits", "serve_http"]
@@ -63,31 +61,16 @@ _CLIENT_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, SlowP
 _LATE: Final = 408
 _HURRIED: Final = Response.text(
     429,
-    "too many connections from your address that have shown no valid credential",
+    "too many connections from your address that have shown no credential of an admin or a worker",
     headers=((b"retry-after", b"1"),),
 )
+_CROWDED: Final = (429, "too many requests from your address that show no credential of an admin or a worker")
+_NO_SEAT: Final = (503, "too many seats are taken")
+_AGAIN: Final = ((b"retry-after", b"1"),)
+_TOLD_EVERY: Final = 1.0
+"""Seconds between two lines in the log about who was hung up on: they must not fill it."""
 _OUSTED_DEADLINE: Final = 0.1
 """For telling who must go why: its room is another's already."""
-
-
-@attrs.frozen
-class FrontLimits:
-    """What one connection may take. Times in seconds, sizes in bytes."""
-
-    max_head: int = MAX_HEAD
-    max_body: int = MAX_BODY
-    head_deadline: float = HANDSHAKE_DEADLINE
-    """From the first byte of a request, or from connecting, to the end of its head."""
-    body_deadline: float = HANDSHAKE_DEADLINE
-    """For the whole body; of a streamed one, for each ``min_progress`` bytes."""
-    min_progress: int = 4096
-    """What a client must have sent of a streamed body before its deadline starts again."""
-    idle_deadline: float = HANDSHAKE_DEADLINE
-    """Between two requests of one connection."""
-    send_deadline: float = SEND_DEADLINE
-    """For one answer to be taken by the client's system."""
-    hurried_deadline: float = HURRIED_DEADLINE
-    """As ``head_deadline``, for who came beyond the share of its place; see `serve_http`."""
 
 
 async def serve_http(
@@ -98,14 +81,17 @@ async def serve_http(
     limits: FrontLimits | None = None,
     max_connections: int = MAX_CONNECTIONS,
     max_unproven: int = MAX_UNPROVEN,
+    knows: Callable[[str], bool] | None = None,
     name: str = "http",
     on_error: Callable[[str, Exception], None] | None = None,
+    answers: Answers | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer HTTP requests on ``listeners`` until cancelled; closes them.
 
     One bad connection never ends another: an exception of an endpoint is answered 500,
-    goes to ``on_error``, and ends its own connection. Cancelling ends everything at once.
+    goes to ``on_error``, and ends its own connection. Cancelling ends everything at once; who
+    would rather not cut off what endpoints have answered waits for ``answers`` before.
 
     Of the ``max_connections``, one place (`http_stream.place_of_peer`) may hold ``max_unproven``
     that have shown nothing. A connection counts until it becomes a WebSocket or an endpoint calls
@@ -113,9 +99,13 @@ async def serve_http(
     all the same, because two hundred workers may well connect before the first of them has sent a
     byte; but its request's head must come within ``hurried_deadline``, else 429 with
     ``Retry-After``; it has this one request, unless that proves it; and when there are
-    ``max_connections``, it goes for the next that comes (429, or if its request is at an endpoint
-    without a word). Only where all connections are proven or within their place's share is a
-    further one hung up on.
+    ``max_connections``, the oldest that has sent none goes for the next that comes (429): one that must
+    hurry, or else one within its share, of the place that has most of them. Nobody is cut off in a
+    request; so no more than half of ``max_connections`` are in requests of one place that prove nothing
+    (429 beyond), and three quarters are WebSockets (503 beyond), which anybody can have who logs in.
+
+    ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
+    that nobody can guess.
     """
     task_status.started()  # They listen already: who connects now is served.
     front = _Front(
@@ -123,27 +113,33 @@ async def serve_http(
         policy,
         limits if limits is not None else FrontLimits(),
         Crowd(max_connections, max_unproven),
+        knows if knows is not None else lambda bearer: False,
         name,
+        answers if answers is not None else Answers(),
     )
     # The front counts by itself: who is one too many may be another than the one that comes.
     await serve_guarded(listeners, front.serve, max_connections=sys.maxsize, name=name, on_error=on_error)
 
 
-@attrs.frozen
+@attrs.define
 class _Front:
     routes: RouteTable
     policy: EdgePolicy
     limits: FrontLimits
     crowd: Crowd
+    knows: Callable[[str], bool]
     name: str
+    answers: Answers
     scopes: dict[Guest, trio.CancelScope] = attrs.field(factory=dict, init=False)
     """Of each guest, what ends its connection."""
+    _hung_up: int = 0
+    _told: float = -math.inf
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, to its end."""
         entry = self.crowd.enter(place_of_peer(stream))
         if entry is None:
-            _log.warning("%s: %d connections already, hanging up", self.name, self.crowd.inside)
+            self._tell_of_hanging_up()
             await trio.aclose_forcefully(stream)
             return
         if entry.ousted is not None:
@@ -163,6 +159,13 @@ class _Front:
             del self.scopes[guest]
             self.crowd.leave(guest)
             await trio.aclose_forcefully(stream)
+
+    def _tell_of_hanging_up(self) -> None:
+        self._hung_up += 1
+        if trio.current_time() >= self._told + _TOLD_EVERY:
+            text = "%s: %d connections already, hanging up (%d since the last such line)"
+            _log.warning(text, self.name, self.crowd.inside, self._hung_up)
+            self._hung_up, self._told = 0, trio.current_time()
 
 
 @attrs.define(eq=False)
@@ -197,6 +200,7 @@ class _Connection:
             exchange = _Exchange(self.front, self.stream, self.peer, self.guest, *opened)
             if not await exchange.run():
                 return exchange.answered
+            self.front.crowd.answered(self.guest)
             if not await self._next_request_begins(exchange.trailing):
                 return False
 
@@ -210,6 +214,7 @@ class _Connection:
 
     async def refuse(self, answer: Response) -> None:
         """Answer what was no request, or none yet."""
+        self.asked = True  # One answer, whatever happens to it while that is read.
         data = render(h11.Connection(h11.SERVER), answer, close=True)
         await send_within(self.stream, data, self.front.limits.send_deadline)
 
@@ -256,13 +261,14 @@ class _Exchange:
                 raise bug
             return False
         if bug is not None:
-            with suppress(*_CLIENT_GONE):
+            with suppress(*_CLIENT_GONE), self.front.answers.writing():
                 await self._answer(Response.text(500, "internal error"), close=True)
             raise bug
         if response is None:
             return False
         goes_on = self.admitted and self._body_is_read() and not self.guest.hurried
-        await self._answer(response, close=not goes_on)
+        with self.front.answers.writing():
+            await self._answer(response, close=not goes_on)
         if self.conn.our_state is not h11.DONE or self.conn.their_state is not h11.DONE:
             return False
         self.trailing = bytes(self.conn.trailing_data[0])
@@ -271,12 +277,21 @@ class _Exchange:
     async def _respond(self) -> Response | None:
         """The answer; None if the request became a WebSocket, which is over now."""
         match = self._admit()
+        self._recognise()
+        if not self.front.crowd.ask(self.guest):
+            raise HttpError(*_CROWDED, headers=_AGAIN)
         if isinstance(match.route, UpgradeRoute):
             require_upgrade(self.head)
             upgrade = UpgradeRequest(self.head, match.params, peer=self.peer, accept=self._accept)
             return await match.route.endpoint(upgrade)
         route, body = match.route, self._body_of(match.route)
-        request = Request(self.head, match.params, peer=self.peer, on_proven=self._proven)
+        request = Request(
+            self.head,
+            match.params,
+            peer=self.peer,
+            on_proven=self._proven,
+            on_gone=self.stream.wait_gone,
+        )
         if route.body == "stream":
             return await route.endpoint(attrs.evolve(request, stream=body))
         if route.body == "json":
@@ -286,6 +301,12 @@ class _Exchange:
             return await route.endpoint(request)
         decoded = parse_body(data) if route.body == "json" else None
         return await route.endpoint(attrs.evolve(request, body=data, json=decoded))
+
+    def _recognise(self) -> None:
+        """In a frame of its own, so that no traceback of an endpoint holds the bearer."""
+        values = self.head.all("authorization")
+        if len(values) == 1 and values[0].startswith("Bearer ") and self.front.knows(values[0][7:].strip()):
+            self._proven()
 
     def _body_of(self, route: Route) -> BodyStream:
         limits = self.front.limits
@@ -367,8 +388,9 @@ class _Exchange:
         await send_within(self.stream, data or b"", self.front.limits.send_deadline)
 
     def _accept(self, **options: Any) -> AbstractAsyncContextManager[Transport]:
+        if not self.front.crowd.sit(self.guest):
+            raise HttpError(*_NO_SEAT, headers=_AGAIN)
         self.accepting = True
-        self._proven()
         return accept_ws(self.stream, self.head.raw, **options)
 
     def _proven(self) -> None:

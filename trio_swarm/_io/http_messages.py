@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 import h11
+import trio
 
 from trio_swarm._io.head import Head
 from trio_swarm._io.transport import Transport
@@ -106,6 +107,7 @@ class Request:
     stream: BodySource | None = attrs.field(default=None, kw_only=True, repr=False)
     """The body, on a route whose body is streamed; good until the endpoint returns."""
     on_proven: Callable[[], None] | None = attrs.field(default=None, kw_only=True, repr=False)
+    on_gone: Callable[[], Awaitable[None]] | None = attrs.field(default=None, kw_only=True, repr=False)
 
     def proven(self) -> None:
         """The request has shown a credential that is good: see `http.serve_http`, ``max_unproven``.
@@ -114,6 +116,17 @@ class Request:
         """
         if self.on_proven is not None:
             self.on_proven()
+
+    async def wait_gone(self) -> None:
+        """Return when the client is gone: see `http_stream.PushBackStream.wait_gone`. Else never.
+
+        For an endpoint that waits for long, beside what it waits for, and once it has its body.
+        Raise ``trio.BrokenResourceError`` then: there is nobody to answer.
+        """
+        if self.on_gone is None:
+            await trio.sleep_forever()
+        else:
+            await self.on_gone()
 
     @property
     def method(self) -> str:

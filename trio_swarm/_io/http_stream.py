@@ -13,7 +13,10 @@ from trio_swarm._state.guesses import place_of
 from trio_swarm.errors import SlowPeerError
 from trio_swarm.limits import CLOSE_DEADLINE, MAX_BODY, RECEIVE_BUFFER
 
-__all__ = ["PushBackStream", "linger", "peer_of", "place_of_peer", "send_within"]
+__all__ = ["MAX_AHEAD", "PushBackStream", "linger", "peer_of", "place_of_peer", "send_within"]
+
+MAX_AHEAD: Final = RECEIVE_BUFFER
+"""What a client may send beyond its request before nobody reads on to see whether it is there."""
 
 _LINGER_BYTES: Final = 4 * MAX_BODY
 """What a refused client may still send before it is cut off in the middle of it."""
@@ -38,6 +41,23 @@ class PushBackStream(trio.abc.Stream):
         size = len(self._again) if max_bytes is None else max_bytes
         data, self._again = self._again[:size], self._again[size:]
         return data
+
+    async def wait_gone(self) -> None:
+        """Return when the peer has hung up, or has closed its sending side, which may be the same.
+
+        A client that only does the latter may still read; nobody can tell it from one that is gone.
+        What comes meanwhile is kept and received next; once that is ``MAX_AHEAD`` bytes no more is
+        read, and a hang-up behind it is not seen. Not to be called while somebody receives.
+        """
+        while len(self._again) < MAX_AHEAD:
+            try:
+                data = await self.inner.receive_some(RECEIVE_BUFFER)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            self._again += data
+        await trio.sleep_forever()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the stream's own."""

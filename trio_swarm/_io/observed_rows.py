@@ -35,6 +35,9 @@ INSERT OR REPLACE INTO observed (sid, number, entry_json)
 """
 """Nothing for a session that has ended meanwhile."""
 
+_HIGHEST: Final = 2**53
+"""No log comes that far. The entries to come are counted on from here, and SQLite ends at 2^63 - 1."""
+
 TRIM: Final = "DELETE FROM observed WHERE sid = ?1 AND number <= ?2"
 
 
@@ -57,8 +60,8 @@ def values_of(rows: Iterable[ObservedRow]) -> Iterator[tuple[str, int, str]]:
 def entry_of(values: tuple[Any, ...]) -> ObservedRow:
     """From a row of `SELECT`, its texts as bytes. Raises ``ValueError``, which names the column."""
     sid, number, entry = values
-    if not isinstance(number, int) or number < 1:
-        raise ValueError("observed.number: not a number from 1")
+    if not isinstance(number, int) or not 1 <= number <= _HIGHEST:
+        raise ValueError("observed.number: not a number from 1 to 2^53")
     try:
         found = parse_json(entry)
         name = sid.decode()

@@ -346,7 +346,7 @@ def _shown(value: object) -> str:
 def _store_errors(path: Path, action: str) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:  # The last: 2^63 and beyond.
         # What SQLite says may quote a damaged schema: anything, and not even always UTF-8.
         reason = "it is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
         if "locked" in reason:

@@ -20,7 +20,7 @@ from trio_swarm._io import files
 from trio_swarm.errors import BusyError
 from trio_swarm.limits import RECEIVE_BUFFER
 
-__all__ = ["DiskFull", "SpoolFile", "read_spooled", "spooled"]
+__all__ = ["DiskFull", "SpoolFile", "free_bytes", "read_spooled", "spooled"]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -96,6 +96,18 @@ async def read_spooled(path: Path, send: Callable[[bytes], Awaitable[None]]) -> 
             await send(data)
     finally:
         os.close(fd)
+
+
+async def free_bytes(directory: Path, size: int) -> int:
+    """What its disk has left for a file of ``size`` bytes there, the rest of its last block included.
+
+    0 where that cannot be told. A quota is not seen.
+    """
+    try:
+        found = await trio.to_thread.run_sync(os.statvfs, directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize + -size % max(1, found.f_frsize)
 
 
 def _open_new(path: Path) -> int:

@@ -361,6 +361,17 @@ class BoardMachine:
             raise Denied(410, f"unknown token {grant.fingerprint[:12]}")
         return Admission(record, grant)
 
+    def knows_token(self, text: str, *, now: float) -> bool:
+        """It is a token of an attempt that lives, whatever it allows; a handle is none."""
+        if is_handle(text):
+            return False
+        try:
+            grant = verify(CapabilityToken.decode(text), secret=self._secret, now=now)
+        except BadTokenError:
+            return False
+        record = self._by_fingerprint.get(grant.fingerprint)
+        return record is not None and not record.ended
+
     def use(self, admission: Admission, *, count: bool = True) -> None:
         """The attempt lives, and its token has a use left, which is used up (if ``count``).
 

@@ -14,7 +14,7 @@ import attrs
 
 __all__ = ["Crowd", "Entry", "Guest"]
 
-Standing: TypeAlias = Literal["at ease", "hurried", "known", "gone"]
+Standing: TypeAlias = Literal["at ease", "hurried", "seated", "known", "gone"]
 
 
 @attrs.define(eq=False)
@@ -25,7 +25,10 @@ class Guest:
     """Where it comes from: those of one place share its share."""
     standing: Standing = "at ease"
     """``at ease`` within the share of its place; ``hurried`` beyond it: it has one request, soon, to
-    show who it is; ``known`` once it has; ``gone`` when it has left, or must."""
+    show who it is; ``seated`` as the seat of somebody who logged in, which asks for no credential;
+    ``known`` once it has shown one; ``gone`` when it has left, or must."""
+    asking: bool = False
+    """The head of a request has come, and its answer is not given yet: it is not cut off in that."""
 
     @property
     def hurried(self) -> bool:
@@ -46,63 +49,115 @@ class Crowd:
     """At most ``most`` connections; of one place, ``share`` that are not known are at ease.
 
     Who comes beyond the share is let in all the same, for a swarm starts its workers at once and
-    each has a good credential: but hurried, and when all is full the oldest that is hurried, of the
-    place that has most of them, goes for whoever comes. So what one place holds without a credential,
-    and in spite of others, is its share.
+    each has a good credential: but hurried, and when all is full the oldest goes that has not sent
+    a request: a hurried one before one at ease, in each case of the place that has most of them. Half
+    of the connections may be in requests of one place that show no credential, and three quarters seats.
     """
 
     most: int
     share: int
     inside: int = 0
     """Connections now; those that must go are gone already."""
+    _silent: dict[Standing, dict[str, dict[Guest, None]]] = attrs.field(
+        factory=lambda: {"hurried": {}, "at ease": {}}, repr=False
+    )
+    """Of each place those that have not asked for anything, the oldest first."""
     _at_ease: Counter[str] = attrs.field(factory=Counter, repr=False)
-    _hurried: dict[str, dict[Guest, None]] = attrs.field(factory=dict, repr=False)
-    """Of each place, the oldest first."""
+    _asking: Counter[str] = attrs.field(factory=Counter, repr=False)
+    _seated: int = 0
 
     def enter(self, place: str) -> Entry | None:
         """Somebody has connected. None: there is no room, and nobody who must make some."""
         ousted = None
         if self.inside >= self.most:
-            ousted = self._oldest()
+            ousted = self._oldest("hurried") or self._oldest("at ease")
             if ousted is None:
                 return None
             self.leave(ousted)
-        guest = Guest(place)
-        if self._at_ease[place] >= self.share:
-            guest.standing = "hurried"
-            self._hurried.setdefault(place, {})[guest] = None
-        else:
-            self._at_ease[place] += 1
+        guest = Guest(place, "at ease" if self._at_ease[place] < self.share else "hurried")
+        self._count(guest)
         self.inside += 1
         return Entry(guest, ousted)
 
     def know(self, guest: Guest) -> None:
         """It has shown a good credential: for as long as it stays, it counts with its place no more."""
-        if guest.standing != "gone":
+        self._become(guest, "known")
+
+    def ask(self, guest: Guest) -> bool:
+        """The head of its request has come. False: too many of its place are in one already."""
+        if guest.standing in ("known", "seated"):
+            return True
+        if guest.standing == "gone" or self._asking[guest.place] >= max(1, self.most // 2):
+            return False
+        self._uncount(guest)
+        guest.asking = True
+        self._count(guest)
+        return True
+
+    def answered(self, guest: Guest) -> None:
+        """Its request is."""
+        if guest.asking:
             self._uncount(guest)
-            guest.standing = "known"
+            guest.asking = False
+            self._count(guest)
+
+    def sit(self, guest: Guest) -> bool:
+        """Its request is for a seat. False: too many are seated."""
+        if guest.standing == "gone" or self._seated >= max(1, self.most - self.most // 4):
+            return False
+        self._become(guest, "seated")
+        return True
 
     def leave(self, guest: Guest) -> None:
         """It has gone, or must. Once is as good as twice."""
         if guest.standing != "gone":
-            self._uncount(guest)
-            guest.standing = "gone"
+            self._become(guest, "gone")
             self.inside -= 1
+
+    def _become(self, guest: Guest, standing: Standing) -> None:
+        if guest.standing != "gone":
+            self._uncount(guest)
+            guest.standing, guest.asking = standing, False
+            self._count(guest)
+
+    def _count(self, guest: Guest) -> None:
+        if guest.standing == "seated":
+            self._seated += 1
+        if guest.standing not in ("at ease", "hurried"):
+            return
+        if guest.standing == "at ease":
+            self._at_ease[guest.place] += 1
+        if guest.asking:
+            self._asking[guest.place] += 1
+        else:
+            self._silent[guest.standing].setdefault(guest.place, {})[guest] = None
 
     def _uncount(self, guest: Guest) -> None:
         """Nothing of a place is left behind when its last unknown guest is."""
         place = guest.place
+        if guest.standing == "seated":
+            self._seated -= 1
+        if guest.standing not in ("at ease", "hurried"):
+            return
         if guest.standing == "at ease":
-            self._at_ease[place] -= 1
-            if not self._at_ease[place]:
-                del self._at_ease[place]
-        elif guest.standing == "hurried":
-            del self._hurried[place][guest]
-            if not self._hurried[place]:
-                del self._hurried[place]
+            _less(self._at_ease, place)
+        if guest.asking:
+            _less(self._asking, place)
+        else:
+            silent = self._silent[guest.standing]
+            del silent[place][guest]
+            if not silent[place]:
+                del silent[place]
 
-    def _oldest(self) -> Guest | None:
-        if not self._hurried:
+    def _oldest(self, standing: Standing) -> Guest | None:
+        places = self._silent[standing]
+        if not places:
             return None
-        fullest = max(self._hurried, key=lambda place: len(self._hurried[place]))
-        return next(iter(self._hurried[fullest]))
+        fullest = max(places, key=lambda place: len(places[place]))
+        return next(iter(places[fullest]))
+
+
+def _less(counts: Counter[str], place: str) -> None:
+    counts[place] -= 1
+    if not counts[place]:
+        del counts[place]

@@ -85,7 +85,9 @@ def place_of(peer: str) -> str:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return peer
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return "loopback"  # Whoever is on this machine has sixteen million addresses of it.
     if address.version == 4:
         return str(address)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(ipaddress.ip_network((address, 64), strict=False))

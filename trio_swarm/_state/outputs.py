@@ -7,7 +7,8 @@ tasks. Otherwise any task could put something of its own in the place of another
 
 Where the bound of all outputs is reached, those of ended tasks give way to one that is being
 received: their content goes, and that they were there is known until their task is forgotten, so
-that nothing else is found in their place.
+that nothing else is found in their place. None of them goes for one of a known size that would find
+no room even so.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from trio_swarm.limits import (
 )
 
 __all__ = ["Output", "OutputIndex", "Room"]
+
+
+Where: TypeAlias = Literal["anywhere", "disk", "memory"]
 
 
 @attrs.frozen(eq=False)
@@ -61,7 +65,13 @@ class Room:
     """Bytes taken for one output that is not complete yet."""
 
     task_id: str
+    expected: int = 0
+    """Bytes that it will have in the end; 0 if that is not known."""
     size: int = 0
+
+    def to_come(self, size: int) -> int:
+        """Bytes from now on, of which ``size`` are there."""
+        return max(size, self.expected - self.size)
 
 
 @attrs.define(eq=False)
@@ -106,34 +116,43 @@ class OutputIndex:
         """Bytes of all outputs, and of those that are being received."""
         return self._all
 
-    def room(self, task_id: str) -> Room:
-        """Begin an output. Raises `Denied` 413 where the task has too many."""
+    def room(self, task_id: str, expected: int = 0) -> Room:
+        """Begin an output, of ``expected`` bytes if that is known.
+
+        Raises `Denied` 413 where the task has too many.
+        """
         known = self._tasks.setdefault(task_id, _TaskOutputs())
         if known.records >= self._max_records:
             raise Denied(413, f"a task has at most {self._max_records} outputs")
         known.records += 1
-        return Room(task_id)
+        return Room(task_id, expected)
 
     def take(self, room: Room, size: int, yielding: Iterable[str] = ()) -> tuple[Output, ...]:
         """So many bytes more. Returns the outputs that were given up for them, of ``yielding`` tasks.
 
-        Raises `Denied`: 413 for the output's or its task's bound, 507 for that of all.
+        Raises `Denied`: 413 for the output's or its task's bound, 507 for that of all; for those that
+        are expected too, and nothing is given up then. With 0 bytes it only looks.
         """
         known = self._tasks.get(room.task_id)
         if known is None:
             raise Denied(410, "the task has ended")
-        if room.size + size > self.max_output:
+        to_come = room.to_come(size)
+        if room.size + to_come > self.max_output:
             raise Denied(413, f"an output has at most {self.max_output} bytes")
-        if known.size + size > self._max_task:
+        if known.size + to_come > self._max_task:
             raise Denied(413, f"the outputs of a task have at most {self._max_task} bytes")
         missing = self._all + size - self._max_all
-        gone = self.give_up(missing, yielding) if missing > 0 else ()
-        if missing > 0 and not gone:
+        gone: list[Output] | None = []
+        if missing > 0 or not size:
+            gone = self._choose(missing, self._all + to_come - self._max_all, yielding)
+        if gone is None:
             raise Denied(507, "there is no room for more outputs")
+        for output in gone:
+            self._empty(output)
         room.size += size
         known.size += size
         self._all += size
-        return gone
+        return tuple(gone)
 
     def give_back(self, room: Room) -> None:
         """The output did not come about."""
@@ -144,25 +163,33 @@ class OutputIndex:
             self._all -= room.size
 
     def give_up(
-        self, size: int, yielding: Iterable[str], *, where: Literal["anywhere", "disk", "memory"] = "anywhere"
+        self, size: int, yielding: Iterable[str], *, where: Where = "anywhere", in_all: int = 0
     ) -> tuple[Output, ...]:
         """Give up outputs of ``size`` bytes or more, of those tasks in that order, the oldest first.
 
-        None of them if there are not so many; never one that is being read. ``where`` says which
-        room is wanted. Returns them as they were.
+        None of them if there are not so many, or not ``in_all`` with those that would have to go
+        later; never one that is being read. ``where`` says which room is wanted. Returns them as
+        they were.
         """
-        gone: list[Output] = []
-        for output in self._may_go(yielding):
-            if size <= 0:
-                break
-            if output.size > 0 and where in ("anywhere", "memory" if output.file is None else "disk"):
-                gone.append(output)
-                size -= output.size
-        if size > 0:
-            return ()
+        gone = self._choose(size, in_all, yielding, where) or ()
         for output in gone:
             self._empty(output)
         return tuple(gone)
+
+    def _choose(
+        self, size: int, in_all: int, yielding: Iterable[str], where: Where = "anywhere"
+    ) -> list[Output] | None:
+        """What `give_up` gives up; None where there is not enough."""
+        chosen: list[Output] = []
+        found, wanted = 0, max(size, in_all)
+        for output in self._may_go(yielding):
+            if found >= wanted:
+                break
+            if output.size > 0 and where in ("anywhere", "memory" if output.file is None else "disk"):
+                if found < size:
+                    chosen.append(output)
+                found += output.size
+        return chosen if found >= wanted else None
 
     def _may_go(self, yielding: Iterable[str]) -> Iterator[Output]:
         for task_id in yielding:

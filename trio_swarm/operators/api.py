@@ -45,6 +45,7 @@ class OperatorApi:
     """Called for each login, before it is answered."""
     socket_options: dict[str, Any] = attrs.field(factory=dict)
     """For `ws.accept_ws`: how often to ping, how much silence to take."""
+    _closed: str | None = None
     _serving: int = 0
     _quiet: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
 
@@ -64,6 +65,8 @@ class OperatorApi:
 
     async def join(self, request: Request) -> Response:
         """Mint a session: its sid, its token (told this once) and its roles."""
+        if self._closed is not None:
+            return Response.json(503, {"error": self._closed})
         try:
             minted = await self.sessions.mint(LoginRequest.parse(request.json))
         except ValueError as error:
@@ -119,16 +122,24 @@ class OperatorApi:
             if not self._serving:
                 self._quiet.unpark_all()
 
+    def close(self, reason: str) -> None:
+        """From now on logins and upgrades, and whatever else needs a session, are answered 503."""
+        self._closed = reason
+
     async def wait_no_sockets(self) -> None:
         """Wait until no WebSocket is open."""
+        await trio.lowlevel.checkpoint()
         while self._serving:
             await self._quiet.park()
 
     async def _authorised(self, request: Request) -> Session[Seat]:
         """401 without a token, 404 for an unknown sid, 401 for another's token; in this order.
 
-        An expired session is ended, and 404; any other's time begins anew.
+        An expired session is ended, and 404; any other's time begins anew. Once the server is
+        leaving 503: nobody is to take that for the end of a session which the next server has.
         """
+        if self._closed is not None:
+            raise HttpError(503, self._closed)
         try:
             session = self.sessions.table.open(
                 request.params["sid"], Presented.of(bearer_of(request.head.all("authorization")))

@@ -36,6 +36,9 @@ class PeriodicJob:
     """Seconds; 0 for never."""
     runs: int = 0
     errors: int = 0
+    """Runs that failed, at the disk or by a fault of ours."""
+    panics: int = 0
+    """Of these, such as a fault of ours ended."""
     acted: int = 0
     """Things that all the runs changed together."""
     started: float | None = None
@@ -46,18 +49,35 @@ class PeriodicJob:
     outcome: str | None = None
 
     async def run(self, job: Callable[[], Awaitable[tuple[int, list[StoreError]]]]) -> bool:
-        """Do it once; ``job`` says how much it changed, and what it failed at. True if at nothing."""
+        """Do it once; ``job`` says how much it changed, and what it failed at. True if at nothing.
+
+        What else it raises is a fault of ours. That is no reason to end everybody's session: it is
+        counted, logged with its traceback the first time, and the job runs again.
+        """
         self.started, began = time.time(), trio.current_time()
-        acted, failed = await job()
+        acted, failed = 0, list[StoreError]()
+        bug: Exception | None = None
+        try:
+            acted, failed = await job()
+        except Exception as raised:
+            bug = raised
         self.runs += 1
         self.acted += acted
-        self.errors += bool(failed)
+        self.errors += bool(failed or bug)
         self.finished, self.duration = time.time(), trio.current_time() - began
         # Anybody may read the outcome, and what failed names paths of this machine.
         self.outcome = "error: the state could not be written" if failed else "ok"
         for error in failed[:1]:
             _log.warning("%s failed: %s", self.name, error)
-        return not failed
+        if bug is not None:
+            self._panicked(bug)
+        return self.outcome == "ok"
+
+    def _panicked(self, bug: Exception) -> None:
+        self.outcome = "error: a fault of the server"
+        first = not self.panics
+        self.panics += 1
+        _log.error("%s crashed: %s", self.name, type(bug).__name__, exc_info=bug if first else None)
 
     def about(self) -> Mapping[str, Any]:
         """As JSON for ``GET /v1/status``."""
@@ -67,7 +87,7 @@ class PeriodicJob:
             "enabled": self.period > 0,
             "runs": self.runs,
             "errors": self.errors,
-            "panics": 0,
+            "panics": self.panics,
             "acted_total": self.acted,
             "last_started_secs": _whole(self.started),
             "last_finished_secs": _whole(self.finished),

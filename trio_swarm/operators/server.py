@@ -16,10 +16,11 @@ import trio.abc
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.host import Host
 from trio_swarm._io.http import FrontLimits, serve_http
+from trio_swarm._io.http_answers import Answers
 from trio_swarm._io.http_routes import Route, RouteTable, UpgradeRoute
 from trio_swarm._io.session_db import SessionDB, open_session_db
-from trio_swarm._state.policy import EdgePolicy, loopback_hosts
-from trio_swarm.errors import StoreError
+from trio_swarm._state.policy import EdgePolicy
+from trio_swarm.errors import PeerGoneError, StoreError
 from trio_swarm.limits import (
     CLOSE_DEADLINE,
     EVENTS_BUFFERED,
@@ -31,6 +32,7 @@ from trio_swarm.limits import (
     PEER_SILENCE,
     PING_EVERY,
 )
+from trio_swarm.operators.addresses import addresses, hosts_of, url_of
 from trio_swarm.operators.api import OperatorApi
 from trio_swarm.operators.expiry import SWEEP_EVERY, Expiry
 from trio_swarm.operators.listing import ListingApi
@@ -44,9 +46,9 @@ __all__ = ["OperatorServer", "ServerStatistics", "serve_operators"]
 _log: Final = logging.getLogger("trio_swarm.operators")
 
 _NORMAL, _GOING_AWAY = 1000, 1001
+_LEAVING: Final = "the server is going away"
 _NEW_DEADLINE: Final = frozenset({"operator_joined", "operator_away"})
 _SOCKETS: Final = frozenset({"operator_connected", "operator_back", "operator_away"})
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 
 
 @attrs.frozen
@@ -92,14 +94,18 @@ class OperatorServer:
         return session.seat
 
     async def wait_seat(self, name: str | None = None) -> Seat:
-        """Wait until an operator is connected: that one (a sid or a role), or just any."""
+        """Wait until an operator is connected: that one (a sid or a role), or just any.
+
+        Raises `PeerGoneError` once the server is leaving: nobody can come any more.
+        """
         await trio.lowlevel.checkpoint()
-        while True:
+        while not self._leaving:
             for session in self._table:
                 wanted = name is None or name == session.sid or name in session.roles
                 if wanted and session.seat.connected:
                     return session.seat
             await self._changed.park()
+        raise PeerGoneError(_LEAVING)
 
     async def disconnect(self, name: str) -> None:
         """Cut that operator's socket without a word, as a failing network does.
@@ -154,6 +160,8 @@ class OperatorServer:
 
     def _joined(self, session: Session[Seat]) -> None:
         self._emit("operator_joined", {**_about(session), "roles": list(session.roles)})
+        if self._leaving:  # Its login was being written when the others were told to go.
+            self._sessions.forget(session, _LEAVING)
 
     def _ended(self, session: Session[Seat], reason: str) -> None:
         """A session left the table: in the same step, so that no connect can come between."""
@@ -167,12 +175,18 @@ class OperatorServer:
             await self._sessions.write_observed()
         except StoreError as error:
             _log.warning("when the sessions were last accessed could not be noted: %s", error)
+        except Exception:  # A fault of ours: as in `PeriodicJob`, no reason to cut anybody off.
+            _log.exception("when the sessions were last accessed could not be noted")
 
     def _leave(self) -> None:
-        """End every session here; those that are stored are there again for the next server."""
+        """End every session here; those that are stored are there again for the next server.
+
+        From now on there is none, and who waits for one is told so.
+        """
         self._leaving = True
         for session in self._table:
-            self._sessions.forget(session, "the server is going away")
+            self._sessions.forget(session, _LEAVING)
+        self._changed.unpark_all()
 
 
 @asynccontextmanager
@@ -200,6 +214,7 @@ async def serve_operators(
     idle_within: float = IDLE_WITHIN,
     sweep_every: float = SWEEP_EVERY,
     limits: FrontLimits | None = None,
+    knows: Callable[[str], bool] | None = None,
 ) -> AsyncIterator[OperatorServer]:
     """Let operators log in over HTTP and take their seats over WebSocket (contract: operators 1, 2, 3).
 
@@ -215,15 +230,16 @@ async def serve_operators(
         state: a directory that keeps the sessions, so that the next server has them again: the same
             sids and tokens, disconnected. Requests that wait are not kept: who made them is gone too.
         running_runs: how many tasks are running now, for ``GET /v1/status``.
-        max_sessions: logged in at a time; a login beyond is answered 503.
+        max_sessions: logged in at a time; beyond, a session to which no socket ever came makes room, and a
+            login is answered 503 only where there is none.
         max_pending: requests that wait for one operator; more raise `BusyError`.
         max_notices: ``hook_after`` notices kept for one operator that is away or slow.
         max_malformed: messages of one operator within a minute that are no frames; beyond, its
             socket is closed with code 1008, and its session stays.
         max_connections: open at a time; a further one is hung up on.
-        max_unproven: of these, from one address (an IPv6 /64; the user, on a Unix socket), such as neither
-            are WebSockets nor have shown a worker's credential or the admin's token. A further one has
-            one request, whose head must come within 2 s, and goes when the server is full.
+        max_unproven: of these, from one address (an IPv6 /64; this machine; the user, on a Unix socket),
+            such as neither are WebSockets nor have shown a worker's credential or the admin's token. A
+            further one has one request, its head due within 2 s, and goes first when the server is full.
         max_frame: bytes of one message of an operator; a larger one closes its socket.
         ping_every: seconds between two pings to each operator.
         silence: seconds of total silence after which a socket counts as dead.
@@ -233,9 +249,11 @@ async def serve_operators(
         sweep_every: seconds between two looks for such sessions beside their own deadlines; 0 for
             never: a session is judged only when it is asked for then.
         limits: deadlines and sizes of the HTTP front, `trio_swarm._io.http.FrontLimits`.
+        knows: says of a bearer at once that it is a credential of ``routes`` which nobody can guess.
 
     Leaving ends every session, but for the rows in ``state``: what still waits raises `PeerGoneError`,
     sockets are closed with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once.
+    Logins and upgrades are answered 503 from then on, and answers that are being written are let out.
     Raises ``OSError`` if it cannot listen, ``ValueError`` for a route that is there already or a setting
     that cannot work, and `StoreError` if it cannot use ``state``; the listeners are closed then too.
     """
@@ -255,9 +273,9 @@ async def serve_operators(
     async with _closed_on_error(given), _store_of(state) as store:
         bound = given or tuple(await trio.open_tcp_listeners(port, host=bind))
         async with _closed_on_error(bound):
-            tcp = [at for at in _addresses(bound) if at[2] is not None]
-            tcp_url = _url_of(tcp[0]) if tcp else None
-            server = OperatorServer(_url_of(_addresses(bound)[0]), tcp_url, host.emit)
+            tcp = [at for at in addresses(bound) if at[2] is not None]
+            tcp_url = url_of(tcp[0]) if tcp else None
+            server = OperatorServer(url_of(addresses(bound)[0]), tcp_url, host.emit)
             make_seat = partial(_make_seat, server._emit, max_pending, max_notices, max_malformed)
             server._table = SessionTable(make_seat, max_sessions=max_sessions)
             server._sessions = Sessions(
@@ -267,16 +285,19 @@ async def serve_operators(
             socket_options = {"ping_every": ping_every, "silence": silence, "max_message": max_frame}
             api = OperatorApi(server._sessions, server._joined, socket_options)
             listing = ListingApi(server._sessions, server._expiry, running_runs)
+            answers = Answers()
             serve = partial(
                 serve_http,
                 bound,
                 RouteTable([*api.routes(), *listing.routes(), *routes]),
-                policy=EdgePolicy(_hosts_of(bound, allowed_hosts), frozenset(allowed_origins)),
+                policy=EdgePolicy(hosts_of(bound, allowed_hosts), frozenset(allowed_origins)),
                 limits=limits,
                 max_connections=max_connections,
                 max_unproven=max_unproven,
+                knows=knows,
                 name="operators",
                 on_error=partial(_connection_error, server._emit),
+                answers=answers,
             )
             await server._sessions.restore()
         with collapse():
@@ -287,11 +308,15 @@ async def serve_operators(
                 try:
                     yield server
                 finally:
-                    with trio.move_on_after(CLOSE_DEADLINE, shield=True):
-                        await server._note_accesses()
-                    server._leave()
+                    try:
+                        with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                            await server._note_accesses()
+                    finally:
+                        api.close(_LEAVING)
+                        server._leave()
                 with trio.move_on_after(CLOSE_DEADLINE):
                     await api.wait_no_sockets()
+                    await answers.wait_written()
                 nursery.cancel_scope.cancel()
 
 
@@ -343,40 +368,3 @@ async def _closed_on_error(listeners: Sequence[trio.abc.Listener[Any]]) -> Async
 
 def _about(session: Session[Seat]) -> dict[str, object]:
     return {"sid": session.sid, "name": session.seat.name}
-
-
-def _addresses(listeners: Sequence[trio.abc.Listener[Any]]) -> list[tuple[str, str, int | None]]:
-    """Scheme, host and port (None for a Unix socket) of each listener."""
-    found: list[tuple[str, str, int | None]] = []
-    for listener in listeners:
-        secure = isinstance(listener, trio.SSLListener)
-        inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
-        name = inner.socket.getsockname() if isinstance(inner, trio.SocketListener) else None
-        scheme = "https" if secure else "http"
-        if isinstance(name, tuple):
-            found.append((scheme, str(name[0]), int(name[1])))
-        else:
-            found.append((scheme, "localhost", None))
-    return found
-
-
-def _url_of(address: tuple[str, str, int | None]) -> str:
-    scheme, host, port = address
-    if host in _WILDCARDS:
-        host = "::1" if ":" in host else "127.0.0.1"
-    return f"{scheme}://{_authority(host, port)}"
-
-
-def _hosts_of(listeners: Sequence[trio.abc.Listener[Any]], extra: Iterable[str]) -> frozenset[str]:
-    named = tuple(extra)
-    hosts: set[str] = set()
-    for _, host, port in _addresses(listeners):
-        hosts |= loopback_hosts(port, named)
-        if host not in _WILDCARDS:
-            hosts.add(_authority(host, port))
-    return frozenset(hosts)
-
-
-def _authority(host: str, port: int | None) -> str:
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if port is None else f"{bracketed}:{port}"

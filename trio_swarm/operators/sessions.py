@@ -35,6 +35,8 @@ JOIN_WITHIN: Final = 60.0
 IDLE_WITHIN: Final = 86400.0
 """Without a socket and without a word. The original's idle horizon, 24 h."""
 
+_MADE_ROOM: Final = "it made room: nobody had connected"
+
 _log: Final = logging.getLogger("trio_swarm.operators")
 
 
@@ -86,18 +88,51 @@ class Sessions:
     async def mint(self, request: LoginRequest) -> Minted[Seat]:
         """Log an operator in. Cancelled: it is logged in, on disk as well, or it is not.
 
-        Raises `RolesTaken`, `BusyError` or `StoreError`; there is nothing of it then.
+        Where there are too many, one to which no socket ever came is ended for it, even if it then
+        does not come about. Raises `RolesTaken`, `BusyError` (none of them can go) or `StoreError`;
+        there is nothing of it then.
         """
         await trio.lowlevel.checkpoint()
         # Roles of those whose time is over are free, even if no sweep came by since.
         for holder in filter(None, map(self.table.find, request.roles)):
             await self.judge(holder)
         with self.table.reserve(request) as claim:
+            while self.table.surplus > 0:
+                await self._make_room()
             if self.store is not None:
                 await self.store.insert(_row_of_claim(claim))
             minted = self.table.publish(claim)
         self._written[claim.sid] = (claim.moment.wall, False)
         return minted
+
+    async def _make_room(self) -> None:
+        """End one session that never had a socket. Raises `BusyError` or `StoreError`."""
+        with self.table.making_room() as session:
+            if self.store is not None:
+                await self.store.delete(session.sid)
+            if not session.seated:
+                self.forget(session, _MADE_ROOM)
+                return
+        # It was at the door before it was chosen, and got its seat meanwhile: that is not taken away.
+        await self._put_back(session)
+
+    async def _put_back(self, session: Session[Seat]) -> None:
+        """Write the row of a session that lives. If that fails the session ends, as after a crash."""
+        if self.store is None:
+            return
+        row = _row_of(session)
+        # As long as the disk takes: without its row it would be lost with this process.
+        with trio.CancelScope(shield=True):
+            try:
+                await self.store.insert(row)
+            except StoreError:
+                self.forget(session, "its state could not be written")
+                raise
+            if self.table.find(session.sid) is not session:  # Ended by somebody else meanwhile.
+                await self.store.delete(session.sid)
+                return
+        self._written[session.sid] = (row.last_access, row.seated)
+        session.observed = attrs.evolve(session.observed, stored=0)  # Its log had gone with the row.
 
     async def end(self, session: Session[Seat], reason: str) -> bool:
         """End a session: its row, then all the rest in one step. False if it is ended already.
@@ -251,6 +286,18 @@ class Sessions:
     def _skipped(self, sid: str, reason: str) -> None:
         _log.warning("a stored session was skipped: %r: %s", sid, reason)
         self.emit("session_skipped", {"sid": sid, "reason": reason})
+
+
+def _row_of(session: Session[Seat]) -> SessionRow:
+    about: dict[str, Any] = attrs.asdict(session.request, recurse=False)
+    return SessionRow(
+        sid=session.sid,
+        token_digest=session.digest,
+        joined_at=session.joined_at,
+        last_access=session.last_access.wall,
+        seated=session.seated,
+        **about,
+    )
 
 
 def _row_of_claim(claim: Claim) -> SessionRow:

@@ -33,7 +33,8 @@ from trio_swarm.operators.login import (
 __all__ = ["MAX_SESSIONS", "Claim", "Minted", "SessionTable"]
 
 MAX_SESSIONS: Final = 1024
-"""Sessions of one server. A login needs no token by contract, so that something must bound it."""
+"""Sessions of one server. A login needs no token by contract, so that something must bound it; at this
+bound those to which no socket ever came make room."""
 
 _EXPIRED_REMEMBERED: Final = 1024
 """Tokens of expired sessions that are told so, rather than that nobody knows them."""
@@ -77,6 +78,8 @@ class SessionTable(Generic[SeatT]):
         self._token_hex = token_hex
         self._sessions: dict[str, Session[SeatT]] = {}
         self._claimed: set[str] = set()
+        self._leaving: set[str] = set()
+        """Sessions that are making room; nobody comes in to them."""
         self._holders: dict[str, str] = {}
         self._by_digest: dict[bytes, Session[SeatT]] = {}
         self._expired: dict[bytes, None] = {}
@@ -93,14 +96,12 @@ class SessionTable(Generic[SeatT]):
     def reserve(self, request: LoginRequest) -> Iterator[Claim]:
         """Keep a sid and the roles for the block, in which they may be published.
 
-        What was not published by its end is free again. Raises `RolesTaken` (nothing is
-        reserved then) or `BusyError`.
+        Not before there is room: see `surplus`. What was not published by its end is free again.
+        Raises `RolesTaken`; nothing is reserved then.
         """
         conflicts = [role for role in request.roles if role in self._holders]
         if conflicts:
             raise RolesTaken(conflicts)
-        if len(self._sessions) + len(self._claimed) >= self._max_sessions:
-            raise BusyError(f"{self._max_sessions} sessions are open already")
         claim = Claim(self._fresh_sid(), request, Moment.now(), self._token_hex(16))
         self._claimed.add(claim.sid)
         self._holders.update(dict.fromkeys(request.roles, claim.sid))
@@ -117,9 +118,37 @@ class SessionTable(Generic[SeatT]):
         return Minted(session, claim.token)
 
     def mint(self, request: LoginRequest) -> Minted[SeatT]:
-        """Log an operator in, in one step. Raises what `reserve` raises."""
+        """Log an operator in, in one step, if there is room. Raises `RolesTaken` or `BusyError`."""
         with self.reserve(request) as claim:
+            if self.surplus > 0:
+                raise self._full()
             return self.publish(claim)
+
+    # -- where it is full --------------------------------------------------------------
+
+    @property
+    def surplus(self) -> int:
+        """So many too many with those that are reserved; such as are making room do not count."""
+        return len(self._sessions) + len(self._claimed) - len(self._leaving) - self._max_sessions
+
+    @contextmanager
+    def making_room(self) -> Iterator[Session[SeatT]]:
+        """Choose, in one step, a session that makes room; for the block nobody comes in to it.
+
+        Of those that never had a socket the one that was accessed the longest ago: whoever has just
+        shown its token may be on the way in. Raises `BusyError` if there are fewer than the `surplus`.
+        """
+        may_go = [
+            each for each in self._sessions.values() if not each.seated and each.sid not in self._leaving
+        ]
+        if len(may_go) < max(self.surplus, 1):
+            raise self._full()
+        session = min(may_go, key=lambda each: each.last_access.at)
+        self._leaving.add(session.sid)
+        try:
+            yield session
+        finally:
+            self._leaving.discard(session.sid)
 
     def restore(
         self,
@@ -147,6 +176,7 @@ class SessionTable(Generic[SeatT]):
         session = self._sessions.pop(sid, None)
         if session is not None:
             del self._by_digest[session.digest]
+            self._leaving.discard(sid)
             self._free(sid, session.roles)
         return session
 
@@ -165,10 +195,11 @@ class SessionTable(Generic[SeatT]):
     def open(self, sid: str, presented: Presented) -> Session[SeatT]:
         """The session, for whoever has its token.
 
-        Raises `UnknownSession` and `BadTokenError`, in this order (contract: operators 1.2).
+        Raises `UnknownSession`, for one that is making room too, and `BadTokenError`, in this order
+        (contract: operators 1.2).
         """
         session = self._sessions.get(sid)
-        if session is None:
+        if session is None or sid in self._leaving:
             raise UnknownSession("unknown sid")
         if not session.opened_by(presented):
             raise BadTokenError("token mismatch")
@@ -196,6 +227,9 @@ class SessionTable(Generic[SeatT]):
         )
         self._sessions[sid] = self._by_digest[digest] = session
         return session
+
+    def _full(self) -> BusyError:
+        return BusyError(f"{self._max_sessions} sessions are open already")
 
     def _free(self, sid: str, roles: tuple[str, ...]) -> None:
         for role in roles:

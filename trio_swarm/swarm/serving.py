@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ import trio
 
 from trio_swarm._io.host import Host
 from trio_swarm._io.http_routes import Route, UpgradeRoute
+from trio_swarm.errors import PeerGoneError
 from trio_swarm.limits import (
     ATTACH_GRACE,
     MAX_CONNECTIONS,
@@ -111,13 +113,19 @@ class Serving:
 
 
 async def _until_connected(operators: OperatorServer, scope: trio.CancelScope) -> None:
-    await operators.wait_seat()
-    scope.cancel()
+    with suppress(PeerGoneError):  # That server is leaving; another may have somebody.
+        await operators.wait_seat()
+        scope.cancel()
 
 
 def _waiting(given: int | None, connections: int) -> int:
     """Clients that may wait for a step: most connections are for those who do the steps."""
     return given if given is not None else max(1, min(MAX_WAITING_STEPS, connections // 4))
+
+
+def _knows(dispatcher: Dispatcher, api: TaskApi | None, bearer: str) -> bool:
+    """It is the admin's token, or a worker's: not a handle, which could be guessed that way."""
+    return (api is not None and api.is_admin(bearer)) or dispatcher.board.knows_token(bearer)
 
 
 @asynccontextmanager
@@ -157,6 +165,7 @@ async def serve(
                 )
             )
             all_routes += api.routes()
+        options.setdefault("knows", partial(_knows, dispatcher, api))
         server = await stack.enter_async_context(serve_operators(host, routes=all_routes, **options))
         worker_api.base_url = base_url or server.tcp_url
         if api is not None:

@@ -2,7 +2,7 @@
 
 The routes need the admin's bearer token: whoever has it can make operators and workers do
 things. But the address that a directive names (contract 4.6), ``/v1/runs/{id}``, tells how a step
-stands to any operator with a living session, and to the worker of the step's latest attempt.
+stands to any operator with a living session, and to the worker of its attempt while that lives.
 
 A step runs in a task of the server's own, so that a client that goes away, or one that did not
 want to wait, leaves nothing unfinished; it ends with the server.
@@ -33,7 +33,7 @@ from trio_swarm.operators.observed import MAX_LOGGED_METADATA, cut
 from trio_swarm.swarm.dispatch import Dispatcher, NobodyExecutes
 from trio_swarm.swarm.launch import Launch, LaunchError
 from trio_swarm.swarm.steps import Kind, StepOrder
-from trio_swarm.workers import Task
+from trio_swarm.workers import Outcome, Task
 from trio_swarm.workers.door import enter
 
 __all__ = ["TaskApi", "open_task_api"]
@@ -59,7 +59,7 @@ def _admin(endpoint: Endpoint) -> Endpoint:
     @wraps(endpoint)
     async def guarded(self: TaskApi, request: Request) -> Response:
         try:
-            if not self._is_admin(bearer_of(request.head.all("authorization"))):
+            if not self.is_admin(bearer_of(request.head.all("authorization"))):
                 raise BadTokenError(_MISMATCH)
         except BadTokenError as bad:
             return _unauthorised(str(bad))
@@ -132,12 +132,12 @@ class TaskApi:
             self._nursery.start_soon(self._run, order, task, math.inf)
             return Response.json(202, {"task_id": task.task_id})
         self._nursery.start_soon(self._run, order, task, launch.timeout or self._sync_ceiling)
-        return await self._awaited(task, launch.timeout)
+        return await self._awaited(request, task, launch.timeout)
 
-    async def _awaited(self, task: Task, timeout: float | None) -> Response:
+    async def _awaited(self, request: Request, task: Task, timeout: float | None) -> Response:
         self._answering += 1
         try:
-            outcome = await task.wait()
+            outcome = await _outcome_for(request, task)
         finally:
             self._answering -= 1
             self._quiet.unpark_all()
@@ -167,14 +167,15 @@ class TaskApi:
     async def watch(self, request: Request) -> Response:
         """How one step stands: the address that a directive names, where a step is a run of one.
 
-        For the admin as `one`; for an operator whose session lives and for the worker of the
-        latest attempt id, status, attempt and, once it has ended, value (contract: operators 4.6).
+        For the admin as `one`; for an operator whose session lives id, status, attempt and, once
+        it has ended, value (contract: operators 4.6). The same for the worker of the attempt that
+        runs, whose token may narrow that, and counts it as a use, as on the workers' own routes.
         """
         try:
             token = bearer_of(request.head.all("authorization"))
         except BadTokenError as bad:
             return _unauthorised(str(bad))
-        if self._is_admin(token):
+        if self.is_admin(token):
             return await self.one(request)
         task = self._dispatcher.board.find(request.params["id"])
         if self.operator_token is None or not await self.operator_token(token):
@@ -184,16 +185,16 @@ class TaskApi:
                 return _refused(denied)
         return _unknown() if task is None else Response.json(200, _outcome(task))
 
-    def _is_admin(self, token: str) -> bool:
+    def is_admin(self, token: str) -> bool:
+        """It is the admin's; compared in constant time."""
         return hmac.compare_digest(_digest(token), self._admin_digest)
 
     async def _admit_worker(self, request: Request, task: Task | None) -> None:
-        """Its handle, or its token if that may fetch the prompt. Raises `Denied`."""
-        visit = await enter(self._dispatcher.board, request, "fetch_prompt")
+        """Its handle, or its token if that may read the state of tasks. Raises `Denied`."""
+        visit = await enter(self._dispatcher.board, request, "read_task_state")
         if visit.task is not task:
             raise Denied(403, "the credential is bound to another task")
-        if visit.attempt.number != task.attempts:
-            raise Denied(409, f"attempt {visit.attempt.number} was superseded by attempt {task.attempts}")
+        visit.use()
 
     @_admin
     async def cancel(self, request: Request) -> Response:
@@ -278,6 +279,25 @@ async def open_task_api(
                 api.close("the server is going away")
             await api.wait_quiet()
             nursery.cancel_scope.cancel()
+
+
+async def _outcome_for(request: Request, task: Task) -> Outcome:
+    """How the step ended. ``trio.BrokenResourceError`` if the client hangs up before; the step goes on.
+
+    So its place among those that wait, and its connection, are another's.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_gone, request, nursery.cancel_scope)
+        await task.wait()
+        nursery.cancel_scope.cancel()
+    if task.outcome is None:
+        raise trio.BrokenResourceError("the client hung up")
+    return task.outcome
+
+
+async def _until_gone(request: Request, scope: trio.CancelScope) -> None:
+    await request.wait_gone()
+    scope.cancel()
 
 
 def _digest(token: str) -> bytes:

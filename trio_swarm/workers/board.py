@@ -297,6 +297,10 @@ class TaskBoard:
         self._emit("credentials_renewed", {"task_id": record.task_id, "attempt": record.number})
         return token.encode()
 
+    def knows_token(self, bearer: str) -> bool:
+        """It is a capability token of an attempt that lives. Of a handle it says nothing."""
+        return self._machine.knows_token(bearer, now=self._clock())
+
     async def _take_turn(self, bearer: str, peer: str, task_id: str | None) -> None:
         """Wait, while unknown handles come in numbers, until this one may be looked at.
 

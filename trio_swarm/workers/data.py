@@ -123,7 +123,8 @@ class DataApi:
         kind = (request.head.get("content-type") or "").strip()
         kind = kind if _MEDIA_TYPE.fullmatch(kind) else _OPAQUE
         assert request.stream is not None
-        async with self.board.outputs.draft(visit.task.task_id) as draft:
+        declared = int(request.head.get("content-length") or 0)
+        async with self.board.outputs.draft(visit.task.task_id, expected=declared) as draft:
             async for piece in request.stream:
                 hashed.update(piece)
                 if visit.is_repeated:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from trio_swarm._io import files
-from trio_swarm._io.spool import DiskFull, SpoolFile, read_spooled, spooled
+from trio_swarm._io.spool import DiskFull, SpoolFile, free_bytes, read_spooled, spooled
 from trio_swarm._state.board import Denied
 from trio_swarm._state.outputs import Output, OutputIndex, Room
 from trio_swarm.limits import INLINE_OUTPUT
@@ -36,6 +36,8 @@ class Draft:
     _in_memory: bool = attrs.field(default=True, repr=False)
     _file: SpoolFile | None = attrs.field(default=None, repr=False)
     """Opened when it was first needed; empty as long as the content is in memory."""
+    _on_file: int = attrs.field(default=0, repr=False)
+    """Bytes in it."""
     kept: Output | None = None
 
     @property
@@ -55,7 +57,7 @@ class Draft:
         try:
             await self._append(bytes(self._buffer))
         except Denied:
-            if not self._store._clear_memory(self.size):
+            if not self._store._clear_memory(max(self.size, self._room.expected)):
                 raise
         else:
             self._in_memory, self._buffer = False, bytearray()
@@ -65,15 +67,18 @@ class Draft:
         if file is None:
             file = self._file = await self._on_disk(self._open_file, 1)
         await self._on_disk(lambda: file.write(data), len(data))
+        self._on_file += len(data)
 
     async def _on_disk(self, act: Callable[[], Awaitable[T]], size: int) -> T:
-        """Do it; again, as long as the disk is full and others can give way."""
+        """Do it; again, as long as the disk is full and others can give way for all that is to come."""
         while True:
             try:
                 return await act()
             except DiskFull as error:
-                if not self._store._clear_disk(error, size):
-                    raise Denied(507, str(error)) from None
+                full = error
+            whole = max(self._on_file + size, self._room.expected)
+            if not await self._store._clear_disk(full, size, self._on_file, whole):
+                raise Denied(507, str(full)) from None
 
     def keep(self, attempt: int, producer: str, **about: Any) -> Output:
         """It is complete: from now on it can be found. Takes the other fields of `Output`."""
@@ -139,12 +144,14 @@ class OutputStore:
         return self._index.of(task_id, attempt)
 
     @asynccontextmanager
-    async def draft(self, task_id: str) -> AsyncIterator[Draft]:
+    async def draft(self, task_id: str, *, expected: int = 0) -> AsyncIterator[Draft]:
         """Receive an output. Unless the block keeps it, nothing is left of it.
 
-        Raises `Denied` 413 where the task has too many.
+        ``expected`` is its size in bytes; 0 if that is not known. No output gives way to one that
+        would find no room even so. Raises `Denied` 413 where the task has too many, and what
+        `Draft.write` raises where an output of that size has no room.
         """
-        room = self._index.room(task_id)
+        room = self._index.room(task_id, expected)
         async with AsyncExitStack() as stack:
 
             async def open_file() -> SpoolFile:
@@ -152,6 +159,7 @@ class OutputStore:
 
             draft = Draft(self._fresh_id(), self, room, open_file)
             try:
+                self._take(room, 0)
                 yield draft
             finally:
                 if draft.kept is None:
@@ -181,11 +189,15 @@ class OutputStore:
     def _take(self, room: Room, size: int) -> None:
         self._remove(self._index.take(room, size, self._yielding()))
 
-    def _clear_disk(self, error: DiskFull, size: int) -> bool:
-        """Make so much room on a disk that is full; False where nothing can be done."""
+    async def _clear_disk(self, error: DiskFull, size: int, written: int, whole: int) -> bool:
+        """Make so much room on a disk that is full; False where nothing can be done.
+
+        Nor is it where a file of which so much is written would not be ``whole`` with all that may go.
+        """
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_ROOM:
             return False
-        gone = self._index.give_up(size, self._yielding(), where="disk")
+        in_all = whole - written - await free_bytes(self._spool(), written)
+        gone = self._index.give_up(size, self._yielding(), where="disk", in_all=in_all)
         self._remove(gone)
         return bool(gone)
 

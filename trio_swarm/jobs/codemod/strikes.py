@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import attrs
 import trio
 from attrs import field
 
-from trio_swarm import Child, ManagedProcess, OperatorServer, Pool, Seat, Swarm
+from trio_swarm import Child, ManagedProcess, OperatorServer, PeerGoneError, Pool, Seat, Swarm
 from trio_swarm.jobs.codemod.chaos import ChaosPlan
 
 __all__ = ["Strikes"]
@@ -20,7 +21,7 @@ T = TypeVar("T")
 RECOVERY: Final = 10.0
 """Seconds to wait at the end for who was killed to be there again; the run does not need them."""
 _STEPS: Final = 100
-"""Of the scheduler, to wait for a request to be written: an operator that is away takes none."""
+"""Of the scheduler, to wait for a request to be written."""
 
 
 @attrs.define(eq=False)
@@ -101,12 +102,12 @@ class Strikes:
     async def _cut_under_requests(self, until_answered: trio.CancelScope) -> None:
         # The request is made before its caller first waits, and the seat's task takes it to write it:
         # that is a few steps of the scheduler, and the answer comes too soon to wait for anything else.
-        with until_answered:
+        with until_answered, suppress(PeerGoneError):
             for _ in range(_STEPS):
+                await self._seat.wait_connected()  # After a cut that nobody felt it is away for a while.
                 if self._seat.statistics().delivery.offered:
                     await self._server.disconnect(self._seat.sid)
                     return
-                await trio.lowlevel.checkpoint()
 
     @property
     def _redelivered(self) -> int:
