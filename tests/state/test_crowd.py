@@ -94,9 +94,11 @@ def test_nobody_goes_who_is_known_or_seated_or_asks() -> None:
     assert crowd.ask(hurried)
     assert crowd.enter("d") is None
     crowd.answered(at_ease)
+    assert crowd.enter("d") is None, "within its share it may keep its connection"
+    crowd.answered(hurried)
     entry = crowd.enter("d")
     assert entry is not None
-    assert entry.ousted is at_ease
+    assert entry.ousted is hurried
 
 
 def test_half_of_all_may_be_in_requests_of_one_place_that_prove_nothing() -> None:
@@ -130,8 +132,8 @@ def test_the_rules_hold_whatever_happens(seed) -> None:
     for _ in range(2000):
         what = rng.randrange(6)
         if what == 0:
-            silent = [each for each in inside if each.standing in ("at ease", "hurried") and not each.asking]
-            hurried = [each for each in silent if each.hurried]
+            hurried = [each for each in inside if each.hurried and not each.asking]
+            silent = hurried + [each for each in inside if each.standing == "at ease" and not each.heard]
             entry = crowd.enter(rng.choice("abc"))
             if entry is None:
                 assert len(inside) == crowd.most

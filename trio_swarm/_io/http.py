@@ -99,10 +99,10 @@ async def serve_http(
     all the same, because two hundred workers may well connect before the first of them has sent a
     byte; but its request's head must come within ``hurried_deadline``, else 429 with
     ``Retry-After``; it has this one request, unless that proves it; and when there are
-    ``max_connections``, the oldest that has sent none goes for the next that comes (429): one that must
-    hurry, or else one within its share, of the place that has most of them. Nobody is cut off in a
-    request; so no more than half of ``max_connections`` are in requests of one place that prove nothing
-    (429 beyond), and three quarters are WebSockets (503 beyond), which anybody can have who logs in.
+    ``max_connections``, the oldest that is in none goes for the next that comes (429): one that must
+    hurry, or else one within its share that never made any, of the place that has most of them.
+    Nobody is cut off in a request; so no more than half of ``max_connections`` are in requests of one
+    place that prove nothing (429 beyond), and three quarters are WebSockets (503 beyond), which anybody can have who logs in.
 
     ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
     that nobody can guess.

@@ -27,6 +27,8 @@ class Guest:
     """``at ease`` within the share of its place; ``hurried`` beyond it: it has one request, soon, to
     show who it is; ``seated`` as the seat of somebody who logged in, which asks for no credential;
     ``known`` once it has shown one; ``gone`` when it has left, or must."""
+    heard: bool = False
+    """It has sent the head of a request: within its share it may keep its connection open from then on."""
     asking: bool = False
     """The head of a request has come, and its answer is not given yet: it is not cut off in that."""
 
@@ -49,8 +51,8 @@ class Crowd:
     """At most ``most`` connections; of one place, ``share`` that are not known are at ease.
 
     Who comes beyond the share is let in all the same, for a swarm starts its workers at once and
-    each has a good credential: but hurried, and when all is full the oldest goes that has not sent
-    a request: a hurried one before one at ease, in each case of the place that has most of them. Half
+    each has a good credential: but hurried, and when all is full the oldest goes that is in no
+    request: a hurried one before one at ease that never made any, of the place that has most of them. Half
     of the connections may be in requests of one place that show no credential, and three quarters seats.
     """
 
@@ -90,7 +92,7 @@ class Crowd:
         if guest.standing == "gone" or self._asking[guest.place] >= max(1, self.most // 2):
             return False
         self._uncount(guest)
-        guest.asking = True
+        guest.asking = guest.heard = True
         self._count(guest)
         return True
 
@@ -129,7 +131,7 @@ class Crowd:
             self._at_ease[guest.place] += 1
         if guest.asking:
             self._asking[guest.place] += 1
-        else:
+        elif guest.hurried or not guest.heard:
             self._silent[guest.standing].setdefault(guest.place, {})[guest] = None
 
     def _uncount(self, guest: Guest) -> None:
@@ -143,7 +145,7 @@ class Crowd:
             _less(self._at_ease, place)
         if guest.asking:
             _less(self._asking, place)
-        else:
+        elif guest.hurried or not guest.heard:
             silent = self._silent[guest.standing]
             del silent[place][guest]
             if not silent[place]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -84,15 +84,20 @@ class Strikes:
         Returns when everybody who was killed is there again: a restart under way is not counted yet.
         """
         async with self._swarm.subscribe() as events:
+            if self._due:
+                await self._recovered(events)  # Else there might be nobody left to hit.
             async with trio.open_nursery() as self.nursery:
                 for _ in range(self._cut_due):
                     self.nursery.start_soon(self._cut_the_idle)
                 self.missed = [kind for kind in self._due if not self._strike(kind, idle_too=True)]
-            with trio.move_on_after(RECOVERY):
-                while self._restarts_noticed() < len(self._killed):
-                    await anext(events)
-                for child in self._children if self._killed else ():
-                    await child.ready()
+            await self._recovered(events)
+
+    async def _recovered(self, events: AsyncIterator[object]) -> None:
+        with trio.move_on_after(RECOVERY):
+            while self._restarts_noticed() < len(self._killed):
+                await anext(events)
+            for child in self._children if self._killed else ():
+                await child.ready()
 
     def _restarts_noticed(self) -> int:
         """Of workers, those that were done; of children, those that their next run would find due."""
