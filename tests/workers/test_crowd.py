@@ -48,7 +48,7 @@ async def test_two_hundred_workers_at_once(tmp_path) -> None:
 
 
 async def test_two_hundred_workers_beside_one_that_only_holds_connections(tmp_path) -> None:
-    """It has opened as many as there are places, and opens each again that it loses, twenty times a second."""
+    """It has opened as many as there are places, and opens each again, twenty times a second."""
 
     again = 1 / 20
 

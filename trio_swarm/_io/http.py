@@ -102,7 +102,8 @@ async def serve_http(
     ``max_connections``, the oldest that is in none goes for the next that comes (429): one that must
     hurry, or else one within its share that never made any, of the place that has most of them.
     Nobody is cut off in a request; so no more than half of ``max_connections`` are in requests of one
-    place that prove nothing (429 beyond), and three quarters are WebSockets (503 beyond), which anybody can have who logs in.
+    place that prove nothing (429 beyond), and three quarters are WebSockets (503 beyond), which anybody
+    can have who logs in.
 
     ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
     that nobody can guess.
