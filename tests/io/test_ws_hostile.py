@@ -41,11 +41,11 @@ class Server:
     def __init__(self, **options):
         self.errors = []
         self.received = []
-        self.options = {"max_message": MAX_MESSAGE, "handshake_deadline": 0.5, **options}
+        self.options = {"max_message": MAX_MESSAGE, "handshake_deadline": 2.0, **options}
 
     async def serve_one(self, stream):
         try:
-            opened = await read_head(stream, deadline=0.5)
+            opened = await read_head(stream, deadline=2.0)
         except HeadError as error:
             await stream.send_all(f"HTTP/1.1 {error.status} Refused\r\n\r\n".encode())
             return
