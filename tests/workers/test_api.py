@@ -553,7 +553,8 @@ async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path)
             looked_at = len(statuses) - before
         assert statuses.count(410) == GUESSES_PER_PEER
         assert set(statuses) == {410, 429}
-        assert looked_at <= 20 + took / GUESS_TURN
+        # As many as were answered and not seen yet, and one more than there are spaces between them.
+        assert looked_at <= 20 + 1 + took / GUESS_TURN
         assert looked_at > 0, "the flood went on all the while"
 
 
