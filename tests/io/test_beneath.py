@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -200,13 +201,17 @@ def flip(inside, outside, stop):
 
 
 def test_a_flipping_link_never_leaks(way, tree, root):
-    """Raced from a thread: many tries, no escape in either direction."""
+    """Raced from a thread: many tries, no escape in either direction.
+
+    Until enough of both were seen: how often the racer comes to run is the system's affair.
+    """
     stop = threading.Event()
     racer = threading.Thread(target=flip, args=(tree / "inside", tree / "outside", stop))
     racer.start()
     harmless = refused = 0
+    give_up = time.monotonic() + 60.0
     try:
-        for _ in range(6000):
+        while harmless + refused < 6000 or (min(harmless, refused) < 50 and time.monotonic() < give_up):
             try:
                 assert beneath.read_file(root, "d/secret") == b"harmless"
                 beneath.replace_file(root, "d/mine", b"mine", parents=False)
@@ -217,8 +222,8 @@ def test_a_flipping_link_never_leaks(way, tree, root):
         stop.set()
         racer.join()
 
-    assert harmless
-    assert refused
+    assert harmless >= 50
+    assert refused >= 50
     assert os.listdir(tree / "outside") == ["secret"]
     assert (tree / "outside" / "secret").read_text() == "secret"
 
