@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx2
 import pytest
@@ -396,3 +397,34 @@ async def test_a_person_at_the_terminal(head, tmp_path) -> None:
             with trio.fail_after(20):
                 assert await who.process.wait() == 0
     assert (original.sessions, original.dropped) == ({}, [])
+
+
+async def test_a_restart_of_the_later_profile_withdraws_nothing() -> None:
+    """It does not say that it is another server: what is open stays open, and replies are sent."""
+    front, original = Front(), Original(head=True)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(front.serve, original)
+        server = await nursery.start(_serve, original)
+        async with connect_operator(url, reconnect=QUICK) as client:
+            while original.session().tx is None:
+                await trio.lowlevel.checkpoint()
+            for number in range(2):
+                ask = partial(original.session().request, "ask", task_id="T", question=number)
+                nursery.start_soon(ask)
+            before, after = await client.receive(), await client.receive()
+            server.cancel()
+            while client.connected:
+                await trio.lowlevel.checkpoint()
+            assert before.answer(1)
+            await nursery.start(_serve, original)
+            while not client.connected:
+                await trio.lowlevel.checkpoint()
+            assert after.answer(2)
+            with trio.fail_after(20):
+                while len(original.heard) < 2:
+                    await trio.lowlevel.checkpoint()
+            assert {frame["req_id"] for frame in original.heard} == {before.req_id, after.req_id}
+            assert (before.withdrawn, after.withdrawn) == (None, None)
+            known = client.statistics()
+            assert (known.requests, known.withdrawn, client.connections) == (2, 0, 2)
+        nursery.cancel_scope.cancel()

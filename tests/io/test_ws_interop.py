@@ -68,6 +68,8 @@ async def test_our_client_talks_to_a_server_of_websockets():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, server.serve_forever)
             async with open_ws_client(f"ws://127.0.0.1:{port}/") as transport:
+                assert transport.header("X-Ours") is None
+                assert "websockets" in (transport.header("Server") or "")
                 await transport.send_batch(TEXTS)
                 got = []
                 while len(got) < len(TEXTS):

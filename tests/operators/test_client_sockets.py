@@ -40,6 +40,9 @@ class Script(Transport):
     def close_reason(self) -> None:
         return None
 
+    def header(self, name: str) -> None:
+        return None
+
     async def send_batch(self, messages: Sequence[str]) -> None:
         self.broken.set()
         await trio.lowlevel.checkpoint()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_swarm.frames.operator import Answer
-from trio_swarm.operators.ledger import Ledger, Receipted
+from trio_swarm.operators.ledger import Ledger, Orphans, Receipted
 
 
 def reply(req_id: str) -> Answer:
@@ -230,3 +230,148 @@ def test_a_server_that_gives_no_receipts_makes_nothing_grow() -> None:
             ledger.written(ledger.take())
     assert shown == len(ledger.unreceipted()) == 5
     assert ledger.statistics().refused == 95
+
+
+def test_what_another_server_had_asked_is_over() -> None:
+    """Open, replied to and written or not, and let go before its receipt; all told once."""
+    ledger = Ledger[str](remembered=3)
+    assert ledger.connected(redelivers=True, receipts=True, instance="1") == Orphans()
+    ask(ledger, "open", "forgotten", "written", "receipted", "unsent")
+    for req_id in ("forgotten", "written", "receipted"):
+        ledger.reply(req_id, reply(req_id), 10)
+    ledger.written(ledger.take())
+    ledger.receipt("receipted", True, None)
+    ledger.reply("unsent", reply("unsent"), 10)
+    assert ledger.told("notice")
+    # So that one is let go without its receipt.
+    ask(ledger, "last")
+    ledger.reply("last", reply("last"), 10)
+    assert ledger.arrived("forgotten") == ledger.arrived("receipted") == "new"
+
+    assert ledger.connected(redelivers=True, receipts=True, instance="1") == Orphans()
+    orphans = ledger.connected(redelivers=True, receipts=True, instance="2")
+    assert orphans.open == ("open",)
+    assert sorted(orphans.replied) == ["forgotten", "last", "unsent", "written"]
+    assert ledger.connected(redelivers=True, receipts=True, instance="2") == Orphans()
+
+    assert ledger.take() == []
+    assert ledger.settled
+    assert ledger.unreceipted() == []
+    assert ledger.receipt("written", True, None) is None
+    assert not ledger.reply("open", reply("open"), 10)
+    known = ledger.statistics()
+    assert (known.open, known.unsent, known.withdrawn) == (0, 0, 1)
+
+
+def test_another_server_may_use_any_id() -> None:
+    """A request and a notice of its own are new, whatever was there under their ids."""
+    ledger = Ledger[str](max_bytes=15)
+    ledger.connected(redelivers=True, receipts=True, instance="1")
+    ask(ledger, "open", "answered")
+    ledger.reply("answered", reply("answered"), 10)
+    ledger.written(ledger.take())
+    ledger.told("notice")
+    ledger.connected(redelivers=True, receipts=True, instance="2")
+    ask(ledger, "open", "answered")
+    assert ledger.told("notice")
+    ledger.reply("answered", reply("answered"), 10)
+    assert [frame.req_id for frame in ledger.take()] == ["answered"]
+    ledger.written([reply("answered")])
+    assert ledger.arrived("answered") == "answered"  # What it weighed before is not counted.
+
+
+def test_a_server_that_does_not_say_which_one_it_is_ends_nothing() -> None:
+    """An original; and one that says it again after a socket on which it did not."""
+    ledger = Ledger[str]()
+    ledger.connected(redelivers=False, instance=None)
+    ask(ledger, "a")
+    assert ledger.connected(redelivers=False, instance=None) == Orphans()
+    assert ledger.arrived("a") == "open"
+    # It never said so: what does now is a later version in its place.
+    assert ledger.connected(redelivers=True, instance="1") == Orphans(("a",), ())
+    ask(ledger, "b")
+    for instance in (None, "1"):
+        assert ledger.connected(redelivers=True, instance=instance) == Orphans()
+        assert ledger.arrived("b") == "open"
+    assert ledger.connected(redelivers=True, instance="2") == Orphans(("b",), ())
+
+
+class Restarts(RuleBasedStateMachine):
+    """Servers that take each other's place, under a few ids; each request ends once, and in its own time."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.ledger = Ledger[object](remembered=4)
+        self.instance = 0
+        self.connect()
+        self.open: dict[str, object] = {}
+        self.replied: dict[str, object] = {}
+        self.its_own: set[str] = set()
+        self.over: list[object] = []
+
+    def connect(self) -> Orphans[object]:
+        return self.ledger.connected(redelivers=True, receipts=True, instance=str(self.instance))
+
+    @rule(req_id=st.sampled_from("abcdefgh"))
+    def request(self, req_id) -> None:
+        if self.ledger.arrived(req_id) == "new" and req_id not in self.replied:
+            self.open[req_id] = object()
+            self.ledger.show(req_id, self.open[req_id])
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def reply(self, data) -> None:
+        req_id = data.draw(st.sampled_from(sorted(self.open)))
+        assert self.ledger.reply(req_id, reply(req_id), 1)
+        self.replied[req_id] = self.open.pop(req_id)
+        self.its_own.add(req_id)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def withdraw(self, data) -> None:
+        req_id = data.draw(st.sampled_from(sorted(self.open)))
+        assert self.ledger.withdraw(req_id) is self.open[req_id]
+        self.over.append(self.open.pop(req_id))
+
+    @rule()
+    def write(self) -> None:
+        taken = self.ledger.take()
+        assert {frame.req_id for frame in taken} <= self.its_own
+        self.ledger.written(taken)
+
+    @precondition(lambda self: self.replied)
+    @rule(data=st.data(), accepted=st.booleans())
+    def receipt(self, data, accepted) -> None:
+        self.write()
+        req_id = data.draw(st.sampled_from(sorted(self.replied)))
+        told = self.ledger.receipt(req_id, accepted, None if accepted else "late")
+        assert told is not None
+        assert told.request is self.replied[req_id]
+        self.over.append(self.replied.pop(req_id))
+
+    @rule()
+    def reconnect(self) -> None:
+        assert self.connect() == Orphans()
+
+    @rule()
+    def restart(self) -> None:
+        self.instance += 1
+        orphans = self.connect()
+        assert list(orphans.open) == list(self.open.values())
+        assert set(orphans.replied) == set(self.replied.values())
+        assert len(orphans.replied) == len(self.replied)
+        self.over += [*orphans.open, *orphans.replied]
+        self.open, self.replied, self.its_own = {}, {}, set()
+        assert self.ledger.settled
+        assert self.ledger.take() == []
+
+    @invariant()
+    def each_ends_once(self) -> None:
+        if hasattr(self, "ledger"):
+            assert len(set(self.over)) == len(self.over)
+            assert self.ledger.statistics().open == len(self.open)
+            assert set(self.ledger.unreceipted()) == set(self.replied.values())
+
+
+TestRestarts = Restarts.TestCase
+TestRestarts.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -81,6 +81,12 @@ class WsTransport(Transport):
         goodbye = self._wire.frames.goodbye
         return None if goodbye is None else (goodbye.code, goodbye.reason)
 
+    def header(self, name: str) -> str | None:
+        """What the peer said under that name in the handshake; the first, where there are several."""
+        said = () if self._ws is None else self._ws.handshake_headers
+        wanted = name.lower().encode("ascii")
+        return next((value.decode("latin-1") for key, value in said if key.lower() == wanted), None)
+
     async def send_batch(self, messages: Sequence[str]) -> None:
         """See `Transport`: always one write."""
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,12 +25,14 @@ from trio_swarm.operators.login import (
 from trio_swarm.operators.seat import Seat
 from trio_swarm.operators.sessions import Sessions
 
-__all__ = ["FEATURES", "FEATURES_HEADER", "OperatorApi"]
+__all__ = ["FEATURES", "FEATURES_HEADER", "INSTANCE_HEADER", "OperatorApi"]
 
 FEATURES_HEADER: Final = "trio-swarm-features"
 FEATURES: Final = "redelivery, withdraw, receipts"
 """Said with every login: what this server does beyond the contract. Originals ignore it."""
-
+INSTANCE_HEADER: Final = "trio-swarm-instance"
+"""Said with every WebSocket's answer: which server this is, of all that have had the sessions. What
+another one had asked is waited for by nobody. Originals ignore it."""
 
 _log: Final = logging.getLogger("trio_swarm.operators")
 _DISK: Final = "the state could not be written; the server's log says why"
@@ -45,6 +48,8 @@ class OperatorApi:
     """Called for each login, before it is answered."""
     socket_options: dict[str, Any] = attrs.field(factory=dict)
     """For `ws.accept_ws`: how often to ping, how much silence to take."""
+    instance: str = attrs.field(factory=lambda: secrets.token_hex(16))
+    """Drawn for this server alone; it says nothing about it."""
     _closed: str | None = None
     _serving: int = 0
     _quiet: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
@@ -113,9 +118,10 @@ class OperatorApi:
     async def connect(self, request: UpgradeRequest) -> None:
         """Seat the operator for as long as this WebSocket lasts."""
         session = await self._authorised(request)
+        which = ((INSTANCE_HEADER, self.instance),)
         self._serving += 1
         try:
-            async with request.accept(**self.socket_options) as transport:
+            async with request.accept(extra_headers=which, **self.socket_options) as transport:
                 await session.seat.serve(transport, receipts=wants_receipts(request))
         finally:
             self._serving -= 1

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 import attrs
 import trio
 
-from trio_swarm._io.groups import collapse
 from trio_swarm._io.link import Link, Malformed, open_link
 from trio_swarm._io.ws import open_ws_client
 from trio_swarm.errors import FrameError, HandshakeError, PeerError, PeerGoneError
 from trio_swarm.frames import ClientMsg, ServerMsg, encode
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Receipt, Spawn, Withdraw
 from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, MAX_PENDING, PEER_SILENCE
+from trio_swarm.operators.api import INSTANCE_HEADER
+from trio_swarm.operators.handling import Handle, handle_each
 from trio_swarm.operators.joining import Login, OperatorSession
 from trio_swarm.operators.ledger import Ledger, LedgerStatistics
 from trio_swarm.operators.lineage import identity
@@ -28,13 +28,12 @@ from trio_swarm.operators.requests import (
     Settled,
     Withdrawn,
     deadline_of,
+    disown,
     request_for,
 )
 from trio_swarm.operators.seat import REPLACED
 
 __all__ = ["OperatorClient"]
-
-_Handle: TypeAlias = Callable[[OperatorItem], Awaitable[object]]
 
 _INBOX: Final = 2 * MAX_PENDING
 _STEADY: Final = 3.0
@@ -50,6 +49,11 @@ class OperatorClient:
     notices `HookAfter`, `Withdrawn` and `ReplyRefused`, each once, from any number of tasks. It ends when
     the session was ended by the server, and raises `PeerGoneError` when the server cannot
     be reached any more or another connection took the session over.
+
+    When the session comes back to another server, started in the place of the one that had it,
+    what the former one had asked is over, since nobody waits for it any more: it is `Withdrawn`,
+    or, if it was replied to and no receipt had come, `ReplyRefused` as ``unknown``. Only a server
+    that says which one it is makes that known; of an original everything stays as it was.
     """
 
     _session: Login
@@ -152,25 +156,14 @@ class OperatorClient:
                 item.show()
                 return item
 
-    async def serve(self, handle: _Handle, *, at_once: int = MAX_PENDING) -> None:
+    async def serve(self, handle: Handle, *, at_once: int = MAX_PENDING) -> None:
         """Call ``handle`` with each request and notice, in a task each, until the session is over.
 
         A request is handled inside its ``answering()``: what the handler asks of others is asked
         for that request. At most ``at_once`` run at a time. What ``handle`` raises ends this;
         raises as `receive` does.
         """
-        limiter = trio.CapacityLimiter(at_once)
-        with collapse():
-            async with trio.open_nursery() as nursery:
-                while True:
-                    # Its place first: what is withdrawn while it waits for one is never handled.
-                    place = object()
-                    await limiter.acquire_on_behalf_of(place)
-                    try:
-                        item = await self.receive()
-                    except trio.EndOfChannel:
-                        break
-                    nursery.start_soon(_handled, handle, item, limiter, place)
+        await handle_each(self.receive, handle, at_once=at_once)
 
     def reply(self, frame: ClientMsg) -> bool:
         """Keep a reply until the server has it; the requests' own methods call this.
@@ -261,7 +254,8 @@ class OperatorClient:
             self._connections += 1
             self._begun.set()
             async with open_link(transport, ServerMsg, name=session.sid) as link:
-                self._ledger.connected(redelivers=session.redelivers, receipts=session.receipts)
+                # Before any frame of this socket: what that asks is this server's.
+                self._begin_socket(transport.header(INSTANCE_HEADER) or None)
                 self._connected = True
                 self._moved.unpark_all()
                 try:
@@ -272,6 +266,15 @@ class OperatorClient:
             goodbye = transport.close_reason
         if goodbye is not None and goodbye[0] == REPLACED:
             raise _TakenOver("another connection took the session over")
+
+    def _begin_socket(self, instance: str | None) -> None:
+        """There is a new socket; what another server than this one had asked is over."""
+        orphans = self._ledger.connected(
+            redelivers=self.redelivers, receipts=self.receipts, instance=instance
+        )
+        for notice in disown(orphans):
+            self._notify(notice)
+        self._written.unpark_all()
 
     async def _converse(self, link: Link[ServerMsg]) -> None:
         """Until the link is over; everything that had come by then was taken in."""
@@ -380,17 +383,6 @@ class OperatorClient:
             self._put.send_nowait(item)
         except trio.WouldBlock:
             self._notices_dropped += 1
-
-
-async def _handled(handle: _Handle, item: OperatorItem, limiter: trio.CapacityLimiter, place: object) -> None:
-    try:
-        if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
-            await handle(item)
-        else:
-            with item.answering():
-                await handle(item)
-    finally:
-        limiter.release_on_behalf_of(place)
 
 
 class _TakenOver(PeerGoneError):

@@ -10,6 +10,10 @@ because it cannot know how far the reply came. Then
 A reply is due on a socket at most once. On a new socket, due are the replies that never
 left, and, for a server that does not redeliver (an original), the last ones that did: it
 ignores what it has got already.
+
+A server may say which one it is (`Ledger.connected`). When it is another one than before, who
+asked until then is gone: all of it is over, replied to or not, and it is forgotten, so that an
+id that should come again is a new request.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import attrs
 from trio_swarm.frames import ClientMsg
 from trio_swarm.limits import MAX_FRAME, MAX_PENDING, SETTLED_REMEMBERED
 
-__all__ = ["Arrival", "Ledger", "LedgerStatistics", "Receipted"]
+__all__ = ["Arrival", "Ledger", "LedgerStatistics", "Orphans", "Receipted"]
 
 RequestT = TypeVar("RequestT")
 
@@ -52,7 +56,7 @@ class LedgerStatistics:
     answered_again: int
     """Replies that were written again because their request came again."""
     withdrawn: int
-    """Requests that the server took back."""
+    """Requests that the server took back, or that were open when another took its place."""
     refused: int
     """Requests left alone because too many were open; they come again after a reconnect."""
 
@@ -64,6 +68,16 @@ class Receipted(Generic[RequestT]):
     request: RequestT
     refused: str | None
     """Why it does not count; None if it does."""
+
+
+@attrs.frozen
+class Orphans(Generic[RequestT]):
+    """What a server had asked whose place another one has taken: nobody waits for it any more."""
+
+    open: tuple[RequestT, ...] = ()
+    """Not replied to."""
+    replied: tuple[RequestT, ...] = ()
+    """Replied to, and the server had not said what became of that."""
 
 
 @attrs.define(eq=False)
@@ -103,6 +117,7 @@ class Ledger(Generic[RequestT]):
         self._due: list[str] = []
         self._told: OrderedDict[str, None] = OrderedDict()
         self._receipts = False
+        self._instance: str | None = None
         self._requests = self._repeated = self._answered = 0
         self._answered_again = self._withdrawn = self._refused = 0
 
@@ -187,12 +202,16 @@ class Ledger(Generic[RequestT]):
         kept = [cast(RequestT, request) for request in requests if request is not None]
         return [*(request for request, _ in self._forgotten.values()), *kept]
 
-    def connected(self, *, redelivers: bool, receipts: bool = False) -> None:
-        """There is a new socket; nothing was written to it yet.
+    def connected(
+        self, *, redelivers: bool, receipts: bool = False, instance: str | None = None
+    ) -> Orphans[RequestT]:
+        """There is a new socket; nothing was written to it yet, and nothing read.
 
         With ``receipts`` the server says of each reply what became of it: those without
-        one are sent again.
+        one are sent again. ``instance`` is which server it says that it is; None where it says
+        nothing, and is taken for the one before. Returns what ended with that.
         """
+        orphans = self._disowned() if self._is_another(instance) else Orphans[RequestT]()
         self._receipts = receipts
         for reply in self._replies.values():
             reply.queued = not reply.written
@@ -203,6 +222,7 @@ class Ledger(Generic[RequestT]):
         for req_id in again:
             self._replies[req_id].queued = True
         self._due = [req_id for req_id, reply in self._replies.items() if reply.queued]
+        return orphans
 
     def take(self) -> list[ClientMsg]:
         """The replies to write now, in the order in which they were given."""
@@ -237,6 +257,24 @@ class Ledger(Generic[RequestT]):
             withdrawn=self._withdrawn,
             refused=self._refused,
         )
+
+    def _is_another(self, instance: str | None) -> bool:
+        # A server says it on each of its sockets, or on none: one that says it now is not the
+        # one that never did, but an earlier version's successor.
+        if instance is None or instance == self._instance:
+            return False
+        self._instance = instance
+        return True
+
+    def _disowned(self) -> Orphans[RequestT]:
+        orphans = Orphans(tuple(self._open.values()), tuple(self.unreceipted()))
+        self._withdrawn += len(orphans.open)
+        self._open.clear()
+        self._replies.clear()
+        self._forgotten.clear()
+        self._told.clear()
+        self._bytes = 0
+        return orphans
 
     def _forget_oldest(self) -> None:
         while len(self._replies) > self._remembered or self._bytes > self._max_bytes:

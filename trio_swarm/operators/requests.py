@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -23,9 +23,11 @@ from trio_swarm.frames.operator import (
     SpawnHalt,
 )
 from trio_swarm.limits import MAX_LINEAGE
+from trio_swarm.operators.ledger import Orphans
 from trio_swarm.operators.lineage import Answering, answering
 
 __all__ = [
+    "SERVER_RESTARTED",
     "AskRequest",
     "GateRequest",
     "OperatorItem",
@@ -34,8 +36,12 @@ __all__ = [
     "Settled",
     "SpawnRequest",
     "Withdrawn",
+    "disown",
     "request_for",
 ]
+
+SERVER_RESTARTED: Final = "server_restarted"
+"""Why a request is withdrawn that another server had made than the one that has the session now."""
 
 
 class _Desk(Protocol):
@@ -55,7 +61,8 @@ class Settled:
     reason: str | None = None
     """Why it does not count: ``late``, with what had settled the request before behind a colon
     where the server says so (``late:deadline``, ``late:settled_by:alice``), ``duplicate``,
-    ``unknown`` or ``wrong_kind``."""
+    ``unknown`` or ``wrong_kind``. Also ``unknown``: a server that is gone had made the request, and
+    had not said so; another has the session now, and no one can say what became of the reply."""
 
     def __bool__(self) -> bool:
         return self.reason is None
@@ -92,7 +99,7 @@ class _Request:
 
     @property
     def withdrawn(self) -> str | None:
-        """Why the server took it back (``cancelled``, ``deadline`` and so on), if it did."""
+        """Why the server took it back (``cancelled`` and so on, see `Withdrawn`), if it did."""
         return self._withdrawn
 
     @property
@@ -245,11 +252,12 @@ class ReplyRefused:
 
 @attrs.frozen
 class Withdrawn:
-    """The server took back a request that was shown before; a reply has no effect any more."""
+    """A request that was shown before is over without a reply; one has no effect any more."""
 
     request: AskRequest | GateRequest | SpawnRequest
     reason: str
-    """``cancelled``, ``deadline`` or ``settled_by`` and a name."""
+    """``cancelled``, ``deadline`` or ``settled_by:`` and a name, as the server said when it took it
+    back; ``server_restarted`` when the session came back to another server than had made it."""
 
     @property
     def req_id(self) -> str:
@@ -300,6 +308,20 @@ def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest
         attempt=frame.attempt,
         frame=frame,
     )
+
+
+def disown(orphans: Orphans[OperatorRequest]) -> list[Withdrawn | ReplyRefused]:
+    """End what a server had asked that is gone; returns what the user is to be told of it."""
+    told: list[Withdrawn | ReplyRefused] = [
+        Withdrawn(request, SERVER_RESTARTED)
+        for request in orphans.open
+        if request.take_back(SERVER_RESTARTED)
+    ]
+    for request in orphans.replied:
+        # What the server that has the session now would say to the reply, if it was sent again.
+        request.settle(Settled("unknown"))
+        told.append(ReplyRefused(request, "unknown"))
+    return told
 
 
 def deadline_of(frame: Ask | HookBefore | Spawn) -> float:

@@ -229,6 +229,7 @@ async def serve_operators(
         routes: endpoints of others on the same port.
         state: a directory that keeps the sessions, so that the next server has them again: the same
             sids and tokens, disconnected. Requests that wait are not kept: who made them is gone too.
+            A client of ours withdraws them at its end when it comes back and finds another server.
         running_runs: how many tasks are running now, for ``GET /v1/status``.
         max_sessions: logged in at a time; beyond, a session to which no socket ever came makes room, and a
             login is answered 503 only where there is none.
