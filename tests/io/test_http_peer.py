@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from trio_swarm._io.http_peer import Reply
+from trio_swarm._io.http_peer import Address, Reply
 
 NGINX = (
     b"<html>\r\n<head><title>502 Bad Gateway</title><style>a {b: c}</style></head>\r\n<body>\r\n"
@@ -42,3 +44,28 @@ def test_the_words_of_an_answer(kind, body, words) -> None:
 def test_a_page_of_any_size_takes_no_time() -> None:
     for piece in (b"<", b"<script", b"<!--", b"<script></style>"):
         assert len(Reply(500, (("content-type", "text/html"),), piece * 1_000_000).words) <= 123
+
+
+def test_a_socket_leads_there_whatever_the_url_says() -> None:
+    """It names the server in errors; the URL says the rest."""
+    plain = Address.parse("http://h:81/p/")
+    assert (plain.uds, plain.name, plain.secure) == (None, "h:81", False)
+    there = Address.parse("https://h/p/", Path("/run/s"))
+    assert (there.uds, there.name, there.secure) == ("/run/s", "/run/s", True)
+    assert (there.authority, there.path, there.ws_url("/ws")) == ("h", "/p", "wss://h/p/ws")
+
+
+@pytest.mark.parametrize(
+    ("uds", "why"),
+    [
+        ("", "'' is not the path of a socket"),
+        (b"/s", "b'/s' is not the path of a socket"),
+        ("/" + "x" * 103, "104 bytes, more than 103"),
+        ("\0abstract", "NUL"),
+        ("/\ud800", "surrogates"),
+    ],
+)
+def test_a_path_that_no_socket_can_be_at(uds, why) -> None:
+    """Known before anything is connected to."""
+    with pytest.raises(ValueError, match=why):
+        Address.parse("http://localhost", uds)

@@ -18,10 +18,9 @@ import h11
 import trio
 import trio.abc
 
+from trio_swarm._io.dialing import connect
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.http_peer import Address, Reply
-from trio_swarm._io.tcp import connect_tcp
-from trio_swarm._io.tls import secure
 from trio_swarm.errors import HandshakeError, PeerGoneError, ProtocolError, SlowPeerError
 from trio_swarm.limits import HANDSHAKE_DEADLINE, MAX_BODY, MAX_HEAD, PEER_SILENCE, RECEIVE_BUFFER
 
@@ -66,14 +65,14 @@ async def request(
     if json_body is not None:
         sent.append(("Content-Type", "application/json"))
     with trio.move_on_after(deadline):
-        stream = await _connect(address, ssl_context)
+        stream = await connect(address, ssl_context)
         try:
             with _peer_errors():
                 conn = await _send(stream, method, address.path + path, sent, body)
             return await _answer(stream, conn, max_body, on_reply, grace)
         finally:
             await trio.aclose_forcefully(stream)
-    raise SlowPeerError(f"no answer from {address.authority} within {deadline:g} s")
+    raise SlowPeerError(f"no answer from {address.name} within {deadline:g} s")
 
 
 @attrs.frozen
@@ -136,7 +135,7 @@ async def exchange(
                         reply = await _receive(watched, conn, max_body, watched.taking(take))
                     nursery.cancel_scope.cancel()
             return reply
-        raise SlowPeerError(f"{address.authority} was silent for {silence:g} s")
+        raise SlowPeerError(f"{address.name} was silent for {silence:g} s")
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -159,8 +158,8 @@ def _opened(address: Address, outgoing: Outgoing) -> tuple[bytes, h11.Connection
 
 async def _connect_in_time(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
     with trio.move_on_after(HANDSHAKE_DEADLINE):
-        return await _connect(address, ssl_context)
-    raise HandshakeError(f"cannot connect to {address.authority} within {HANDSHAKE_DEADLINE:g} s")
+        return await connect(address, ssl_context)
+    raise HandshakeError(f"cannot connect to {address.name} within {HANDSHAKE_DEADLINE:g} s")
 
 
 @attrs.frozen
@@ -239,11 +238,6 @@ async def _sent(stream: _Watched, data: bytes) -> bool:
     except trio.BrokenResourceError:
         return False
     return True
-
-
-async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    stream = await connect_tcp(address.host, address.port, address.authority)
-    return stream if address.scheme == "http" else await secure(stream, address.host, ssl_context)
 
 
 @contextmanager

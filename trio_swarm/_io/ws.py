@@ -23,11 +23,12 @@ import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
 from trio_swarm._io.closing import closing
+from trio_swarm._io.dialing import connect
 from trio_swarm._io.groups import collapse, leaves, reraise
 from trio_swarm._io.head import HeadError, parse_head, split_head
 from trio_swarm._io.transport import Transport
 from trio_swarm._io.wsframes import FrameReader, text_frames
-from trio_swarm._io.wsopening import check_upgrade, connect, parse_url, refuse
+from trio_swarm._io.wsopening import check_upgrade, parse_url, refuse
 from trio_swarm._io.wswire import WsWire
 from trio_swarm.errors import HandshakeError, PeerError, PeerGoneError, ProtocolError, SlowPeerError
 from trio_swarm.limits import (
@@ -258,6 +259,7 @@ async def open_ws_client(
     *,
     headers: Sequence[tuple[str, str]] = (),
     ssl_context: ssl.SSLContext | None = None,
+    uds: str | None = None,
     max_message: int = MAX_FRAME,
     handshake_deadline: float = HANDSHAKE_DEADLINE,
     ping_every: float | None = None,
@@ -265,20 +267,21 @@ async def open_ws_client(
 ) -> AsyncIterator[WsTransport]:
     """Connect to ``url`` (``ws://`` or ``wss://``) and do the handshake.
 
+    With ``uds``, the path of a Unix socket, the connection goes there, whatever the URL says.
     ``headers`` go with the request; ``max_message`` is in bytes, the times in seconds.
     With ``ping_every`` the peer is pinged, and dropped with `PeerGoneError` when no byte
     came from it for ``silence``. Raises `HandshakeError` (``status`` where the server
     answered) and ``ValueError`` for a URL or a header that is none. Leaving the block
     closes the connection; an exception of the block leaves as itself.
     """
-    address = parse_url(url)
+    address = parse_url(url, uds)
     extra = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
     started = trio.current_time()
     stream: trio.abc.Stream | None = None
     with trio.move_on_after(handshake_deadline):
         stream = await connect(address, ssl_context)
     if stream is None:
-        raise HandshakeError(f"no connection to {address.authority} within {handshake_deadline:g} s")
+        raise HandshakeError(f"no connection to {address.name} within {handshake_deadline:g} s")
     wire = WsWire(stream, FrameReader(masked=False, max_message=max_message))
 
     async def begin(nursery: trio.Nursery) -> WebSocketConnection:
@@ -293,7 +296,7 @@ async def open_ws_client(
 
     left = max(0.0, started + handshake_deadline - trio.current_time())
     async with _connection(
-        wire, begin, name=address.authority, deadline=left, ping_every=ping_every, silence=silence
+        wire, begin, name=address.name, deadline=left, ping_every=ping_every, silence=silence
     ) as transport:
         yield transport
 

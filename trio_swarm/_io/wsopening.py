@@ -1,11 +1,10 @@
-"""What comes before a WebSocket: the URL and the connection, the check of a handshake."""
+"""What comes before a WebSocket: the URL, the check of a handshake."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import logging
-import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,11 +12,9 @@ import attrs
 import trio
 
 from trio_swarm._io.head import Head, HeadError
-from trio_swarm._io.tcp import connect_tcp
-from trio_swarm._io.tls import secure
 from trio_swarm.limits import CLOSE_DEADLINE
 
-__all__ = ["Address", "check_upgrade", "connect", "parse_url", "refuse"]
+__all__ = ["Address", "check_upgrade", "parse_url", "refuse"]
 
 _log: Final = logging.getLogger("trio_swarm.ws")
 
@@ -31,10 +28,17 @@ class Address:
     authority: str
     resource: str
     secure: bool
+    uds: str | None = None
+    """The path of the Unix socket that leads there, whatever host and port say; None: TCP."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors: the socket's path, or ``authority``."""
+        return self.authority if self.uds is None else self.uds
 
 
-def parse_url(url: str) -> Address:
-    """``url`` in parts. Raises ``ValueError``."""
+def parse_url(url: str, uds: str | None = None) -> Address:
+    """``url`` in parts, with the path of a Unix socket that leads there. Raises ``ValueError``."""
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
         raise ValueError("a WebSocket URL begins with ws:// or wss:// and names a host")
@@ -53,13 +57,8 @@ def parse_url(url: str) -> Address:
         authority=host if port == default else f"{host}:{port}",
         resource=(parts.path or "/") + query,
         secure=secure,
+        uds=uds,
     )
-
-
-async def connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    """A TCP or TLS stream to ``address``; `HandshakeError` where there is none."""
-    stream = await connect_tcp(address.host, address.port, address.authority)
-    return await secure(stream, address.host, ssl_context) if address.secure else stream
 
 
 def check_upgrade(head: Head) -> None:

@@ -136,7 +136,8 @@ def _heed_one(signals: Sequence[signal.Signals]) -> Callable[[], None]:
 
 
 def _run_operator(argv: list[str], loaded: Callable[[], None]) -> int:
-    from trio_swarm.cli.operator import OperatorCommandError, parse_options, run
+    from trio_swarm.cli.operator import run
+    from trio_swarm.cli.operator_options import OperatorCommandError, parse_options
 
     try:
         options = parse_options(argv)

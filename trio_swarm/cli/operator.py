@@ -1,22 +1,21 @@
-"""``trio-swarm operator URL``: a person at a terminal is an operator."""
+"""``trio-swarm operator``: a person at a terminal is an operator."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final
 
-import attrs
 import trio
 
 from trio_swarm._io.groups import collapse, leaves
-from trio_swarm._io.http_client import Address
+from trio_swarm._io.http_peer import Address
 from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv
-from trio_swarm.cli.operator_desk import HELP, Desk
+from trio_swarm.cli.operator_desk import Desk
+from trio_swarm.cli.operator_options import USAGE, OperatorCommandError, OperatorOptions
 from trio_swarm.cli.operator_state import KeptSession
 from trio_swarm.cli.operator_view import plain, prompt_text
 from trio_swarm.errors import HandshakeError, PeerError, SwarmError, Terminated
@@ -35,91 +34,12 @@ from trio_swarm.operators.joining import Login, log_out
 from trio_swarm.swarm.signals import stopped_by
 from trio_swarm.workers import connect_worker
 
-__all__ = ["OperatorCommandError", "OperatorOptions", "parse_options", "run"]
+__all__ = ["run"]
 
-_USAGE: Final = 2
-_FAILED: Final = 1
 _SESSION_OVER: Final = frozenset({401, 404, 410})
 _BRIEF: Final = 1.0
 """A connection that is back within so many seconds is not worth a line."""
-
-
-class OperatorCommandError(Exception):
-    """What ends the command; the text is one line."""
-
-    def __init__(self, message: str, status: int = _FAILED) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@attrs.frozen
-class OperatorOptions:
-    """The command line, checked."""
-
-    url: str
-    roles: tuple[str, ...]
-    name: str | None
-    keep: bool
-    session: OperatorSession | None
-    """One given by its sid and token, to be taken over and left as it is."""
-
-
 _EXPECTED: Final = (OperatorCommandError, PeerError, RolesTaken, OSError, ValueError)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise OperatorCommandError(message, _USAGE)
-
-
-def parse_options(argv: Sequence[str]) -> OperatorOptions:
-    """Raises `OperatorCommandError`, and ``SystemExit`` after ``--help``."""
-    parser = _Parser(
-        prog="trio-swarm operator",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Be an operator of the server at URL: see what is asked, and answer it.",
-        epilog=f"commands:\n{HELP}",
-    )
-    parser.add_argument("url", metavar="URL", help="where the server is, http://127.0.0.1:7777")
-    parser.add_argument("--role", action="append", default=[], help="a name to hold; may be repeated")
-    parser.add_argument("--name", help="who you are, for people")
-    parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="keep the session when leaving, and come back to it next time; its token is kept in a file"
-        " of mode 0600 below XDG_STATE_HOME or ~/.local/state",
-    )
-    parser.add_argument("--sid", help="take this session over instead of logging in; needs --token")
-    parser.add_argument(
-        "--token", help="its token, or @FILE to read it from a file: others can see a command line"
-    )
-    args = parser.parse_args(list(argv))
-    if (args.sid is None) != (args.token is None):
-        raise OperatorCommandError("--sid and --token go together", _USAGE)
-    if args.sid is not None and (args.keep or args.role):
-        raise OperatorCommandError("--sid takes a session as it is: without --keep and --role", _USAGE)
-    session = None if args.sid is None else OperatorSession(args.sid, _token(args.token))
-    try:
-        address = Address.parse(args.url)
-    except ValueError as error:  # Without the URL itself: it may hold a password.
-        raise OperatorCommandError(f"argument URL: {error}", _USAGE) from None
-    try:
-        if session is not None:
-            Login.resumed(address, session, None)
-    except ValueError as error:
-        raise OperatorCommandError(f"--sid and --token: {error}", _USAGE) from None
-    return OperatorOptions(args.url, tuple(args.role), args.name, args.keep, session)
-
-
-def _token(given: str) -> str:
-    if not given.startswith("@"):
-        return given
-    try:
-        with open(given[1:], encoding="utf-8") as file:
-            return file.read(4096).strip()
-    except (OSError, ValueError) as error:
-        raise OperatorCommandError(f"--token: {error}", _USAGE) from None
 
 
 def run(options: OperatorOptions) -> int:
@@ -129,7 +49,7 @@ def run(options: OperatorOptions) -> int:
     Raises `OperatorCommandError`.
     """
     if sys.stdin is None or sys.stdout is None:
-        raise OperatorCommandError("standard input and output are needed", _USAGE)
+        raise OperatorCommandError("standard input and output are needed", USAGE)
     try:
         trio.run(_until_stopped, _Sitting(options))
     except (*_EXPECTED, Terminated, ExceptionGroup) as error:
@@ -186,7 +106,7 @@ class _Sitting:
         self._leaving = False
         self._kept: KeptSession | None = None
         if options.keep:
-            self._kept = KeptSession.of(options.url, options.name, options.roles, os.environ)
+            self._kept = KeptSession.of(options.url, options.name, options.roles, os.environ, uds=options.uds)
 
     async def run(self) -> None:
         with collapse():
@@ -225,13 +145,19 @@ class _Sitting:
         options = self._options
         keep = options.keep or options.session is not None
         async with connect_operator(
-            options.url, roles=options.roles, desc=options.name, session=session, keep=keep
+            options.url,
+            roles=options.roles,
+            desc=options.name,
+            session=session,
+            keep=keep,
+            ssl_context=options.ssl_context,
+            uds=options.uds,
         ) as client:
             if self._kept is not None:
                 await self._save(client, self._kept)
             self._greet(client, back=session is not None)
             ended = await self._work(client)
-            login = Login.resumed(Address.parse(options.url), client.session, None)
+            login = self._login_of(client)
         if ended == "logout" and keep:
             with trio.move_on_after(CLOSE_DEADLINE):
                 await log_out(login)
@@ -245,9 +171,13 @@ class _Sitting:
             saved = True
         finally:
             if not saved:  # Nobody could come back to it.
-                login = Login.resumed(Address.parse(self._options.url), client.session, None)
+                login = self._login_of(client)
                 with trio.move_on_after(CLOSE_DEADLINE, shield=True):
                     await log_out(login)
+
+    def _login_of(self, client: OperatorClient) -> Login:
+        options = self._options
+        return Login.resumed(Address.parse(options.url, options.uds), client.session, options.ssl_context)
 
     def _greet(self, client: OperatorClient, *, back: bool) -> None:
         roles = f" as {', '.join(map(plain, client.roles))}" if client.roles else ""
@@ -312,9 +242,16 @@ class _Sitting:
     async def _prompt(self, request: SpawnRequest) -> str:
         """What the step is about: a spawn does not say it, its worker fetches it."""
         bearer = request.frame.worker_handle or request.frame.capability_token
+        options = self._options
         try:
             with trio.fail_after(HANDSHAKE_DEADLINE):
-                async with connect_worker(self._options.url, bearer, task_id=request.task_id) as session:
+                async with connect_worker(
+                    options.url,
+                    bearer,
+                    task_id=request.task_id,
+                    ssl_context=options.ssl_context,
+                    uds=options.uds,
+                ) as session:
                     return prompt_text(await session.fetch_prompt())
         except (SwarmError, ValueError, trio.TooSlowError) as error:
             return f"-- the prompt cannot be fetched: {plain(str(error) or 'it takes too long')}"

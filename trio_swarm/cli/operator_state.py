@@ -23,10 +23,22 @@ class KeptSession:
     path: Path
 
     @classmethod
-    def of(cls, url: str, name: str | None, roles: Sequence[str], environ: Mapping[str, str]) -> KeptSession:
-        """One file for each server, name and set of roles, below ``XDG_STATE_HOME``."""
+    def of(
+        cls,
+        url: str,
+        name: str | None,
+        roles: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        uds: str | None = None,
+    ) -> KeptSession:
+        """One file for each server, name and set of roles, below ``XDG_STATE_HOME``.
+
+        Servers are told apart by their URLs, and by the Unix socket ``uds`` that leads to them.
+        """
         state = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        known = json.dumps([url.rstrip("/"), name, sorted(roles)])
+        server = [] if uds is None else [os.path.abspath(uds)]
+        known = json.dumps([url.rstrip("/"), name, sorted(roles), *server])
         digest = hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
         return cls(state / "trio-swarm" / "operators" / f"{digest[:32]}.json")
 

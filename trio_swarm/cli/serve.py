@@ -107,7 +107,10 @@ def build_parser(prog: str = "trio-swarm serve") -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", metavar="HOST", type=_address, help=f"address to listen on (default {DEFAULT_HOST})")
     add("--port", metavar="PORT", type=_port, help=f"0 lets the system choose (default {DEFAULT_PORT})")
-    unix = "listen on this Unix socket (mode 0600) instead, for curl and the like: no URL of ours leads there"
+    unix = (
+        "listen on this Unix socket (mode 0600) instead: `trio-swarm operator --unix PATH` leads there,"
+        " and `uds` of connect_operator and connect_worker"
+    )
     add("--unix", metavar="PATH", type=_path, help=unix)
     add(
         "--base-url",

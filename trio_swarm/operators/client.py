@@ -248,6 +248,7 @@ class OperatorClient:
             session.address.ws_url(session.path + "/ws"),
             headers=session.ws_headers,
             ssl_context=session.ssl_context,
+            uds=session.address.uds,
             ping_every=self._ping_every,
             silence=self._silence,
         ) as transport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,6 +30,7 @@ async def connect_operator(
     desc: str | None = None,
     capability_manifest: Mapping[str, Any] | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    uds: str | os.PathLike[str] | None = None,
     session: OperatorSession | None = None,
     keep: bool = False,
     reconnect: Reconnect | None = None,
@@ -43,6 +45,9 @@ async def connect_operator(
         desc: what this operator is, for people.
         capability_manifest: opaque, told to the server.
         ssl_context: for ``https://`` with an authority of one's own.
+        uds: the path of the Unix socket that the server listens on (103 bytes at most), for all
+            connections. ``url`` is then no address, but says scheme, ``Host`` and the prefix of
+            paths: ``http://localhost``.
         session: take this one over, `OperatorClient.session` of an earlier connection, instead
             of logging in. Its roles are its own: ``roles``, ``desc`` and the manifest are then
             not used. Whoever is connected to it loses it to this.
@@ -56,7 +61,8 @@ async def connect_operator(
         RolesTaken: others hold some of the roles; ``conflicts`` names them.
         HandshakeError: nobody listens, or the login was refused; ``status`` if there is one:
             401, 404 or 410 say that ``session`` is over.
-        ValueError: ``url`` is no HTTP URL, or ``session`` none that a server gave.
+        ValueError: ``url`` is no HTTP URL, ``uds`` no path that a socket can have, or ``session``
+            none that a server gave.
 
     On leaving without an error, replies that were given get ``CLOSE_DEADLINE`` to leave.
     In every way out, cancellation included, the session is deleted at the server, within
@@ -64,7 +70,7 @@ async def connect_operator(
     is cancelled when its request was sent already waits as long for the answer, so that it
     can be deleted.
     """
-    address = Address.parse(url)
+    address = Address.parse(url, uds)
     if session is None:
         login = await log_in(address, roles, desc, capability_manifest, ssl_context)
     else:

@@ -59,6 +59,7 @@ async def connect_worker(
     silence: float = PEER_SILENCE,
     max_answer: int = MAX_FRAME,
     ssl_context: ssl.SSLContext | None = None,
+    uds: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[WorkerSession]:
     """Work on one task, for the length of the block. Sends nothing by itself.
 
@@ -73,13 +74,16 @@ async def connect_worker(
         max_answer: bytes of one answer's body, but for the outputs that `WorkerSession.read` and
             its like fetch.
         ssl_context: for https; the system's if not given.
+        uds: the path of the Unix socket that the server listens on (103 bytes at most).
+            ``base_url`` is then no address, but says scheme, ``Host`` and the prefix of paths:
+            ``http://localhost``.
 
     The caller's cancel scope is the deadline of everything. A request that other tasks still
     have under way at the end of the block ends with ``trio.ClosedResourceError``.
 
-    Raises ``ValueError`` for a URL, a credential or a task id that cannot be used.
+    Raises ``ValueError`` for a URL, a path of a socket, a credential or a task id that cannot be used.
     """
-    address = Address.parse(base_url)
+    address = Address.parse(base_url, uds)
     check_bearer("bearer", bearer)
     if capability_token is not None:
         check_bearer("capability_token", capability_token)
