@@ -46,7 +46,8 @@ async def test_why_there_is_no_connection(tmp_path) -> None:
     assert await refusal(tmp_path) == "Connection refused: it is not a socket"
     assert await refusal(tmp_path / "file" / "s") == "Not a directory"
     assert await refusal(tmp_path / "left") == "Connection refused"
-    assert await refusal(tmp_path / ("x" * 108)) == "AF_UNIX path too long"
+    with pytest.raises(ValueError, match="more than 103: "):
+        await connect_uds(str(tmp_path / ("x" * 108)))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as letters:
         letters.bind(str(tmp_path / "letters"))
         assert await refusal(tmp_path / "letters") == "Protocol wrong type for socket"

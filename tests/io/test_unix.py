@@ -154,3 +154,18 @@ def test_a_directory_removed_before_it_is_opened_is_made_again(tmp_path, monkeyp
         assert os.path.samestat(os.fstat(fd), path.stat())
     with pytest.raises(FileNotFoundError), unix.locked_directory(tmp_path / "no" / "parent"):
         raise AssertionError
+
+
+async def test_a_full_queue_is_no_connection(tmp_path) -> None:
+    """To ``trio.open_unix_socket`` it is one, and what is sent on it reaches nobody."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        async with await unix.connect_unix(tmp_path / "s"):
+            with pytest.raises(BlockingIOError):
+                await unix.connect_unix(tmp_path / "s")
+            listener.accept()[0].close()
+            async with await unix.connect_unix(tmp_path / "s") as stream:
+                await stream.send_all(b"hello")
+                with listener.accept()[0] as accepted:
+                    assert accepted.recv(100) == b"hello"

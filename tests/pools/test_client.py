@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -178,6 +179,17 @@ async def test_nobody_listens(path):
     with pytest.raises(SpawnError, match="exited 3 before it listened"):
         async with connect_worker(path, "1", gone=lambda: "exited 3"):
             raise AssertionError
+
+
+async def test_a_full_queue_is_waited_for(path):
+    """Linux answers EAGAIN to who comes then; that is no connection, and no reason to give the worker up."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        with pytest.raises(SpawnError, match="timeout waiting for worker socket"):
+            async with connect_worker(path, "1", wait=0.1):
+                raise AssertionError
 
 
 async def test_two_clients_at_the_same_time(path, nursery):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import ssl
 import stat
-from contextlib import ExitStack
+from contextlib import suppress
 from typing import Final, Protocol
 
 import trio
@@ -15,6 +14,7 @@ import trio.abc
 
 from trio_swarm._io.tcp import connect_tcp
 from trio_swarm._io.tls import secure
+from trio_swarm._io.unix import connect_unix
 from trio_swarm.errors import HandshakeError
 
 __all__ = ["Destination", "connect", "connect_uds"]
@@ -58,31 +58,13 @@ async def connect_uds(path: str) -> trio.SocketStream:
     `HandshakeError`, with the reason: no such file, refused, no socket, no permission. When
     cancelled, nothing is left open.
     """
-    await trio.lowlevel.checkpoint()
     try:
-        with ExitStack() as closing:
-            sock = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            sock.setblocking(False)
-            while not _connected(sock, path):  # noqa: ASYNC110 - nothing tells when there is room
-                await trio.sleep(_FULL)
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-            closing.pop_all()  # The stream's from here on.
-            return stream
+        while True:
+            with suppress(BlockingIOError):
+                return await connect_unix(path)
+            await trio.sleep(_FULL)  # Nothing tells when there is room.
     except OSError as error:
         raise HandshakeError(f"cannot connect to {path}: {_reason(path, error)}") from error
-
-
-def _connected(sock: socket.socket, path: str) -> bool:
-    """False while the queue is full: Linux says EAGAIN then, and has begun nothing.
-
-    Trio takes that for a connection under way, and the next it sees is a socket that can be
-    written to: a stream to nobody. So this is not ``trio.open_unix_socket``.
-    """
-    try:
-        sock.connect(path)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _reason(path: str, error: OSError) -> str:

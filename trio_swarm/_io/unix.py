@@ -16,7 +16,7 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -164,13 +164,23 @@ def _remove_stale(path: str) -> None:
 
 
 async def connect_unix(path: str | Path) -> trio.SocketStream:
-    """Connect to the socket at ``path``.
+    """Connect to the socket at ``path``. When cancelled, nothing is left open.
 
     Raises:
         ValueError: the path is too long.
-        OSError: nobody is there.
+        OSError: nobody is there; ``BlockingIOError``: the queue of who listens is full just now.
     """
-    return await trio.open_unix_socket(check_socket_path(path))
+    text = check_socket_path(path)
+    await trio.lowlevel.checkpoint()
+    with ExitStack() as closing:
+        sock = closing.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.setblocking(False)
+        # Of a full queue Linux says EAGAIN, and has begun nothing. ``trio.open_unix_socket`` takes that
+        # for a connection under way, and what it sees next for its success: a stream to nobody.
+        sock.connect(text)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        closing.pop_all()  # The stream's from here on.
+        return stream
 
 
 def peer_uid(stream: trio.SocketStream) -> int | None:

@@ -28,7 +28,8 @@ __all__ = ["Answer", "WorkerClient", "WorkerError", "connect_worker", "line_of"]
 _END_SEEN: Final = 0.2
 """Seconds for the end of the stream to follow a line that makes no sense."""
 
-_NOT_YET: Final = (errno.ENOENT, errno.ECONNREFUSED)
+_NOT_YET: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
+"""The last: its queue is full just now."""
 
 
 class WorkerError(PeerError):
