@@ -37,7 +37,7 @@ from trio_swarm.limits import MAX_REPORTS
 OPERATIONS = sorted(
     (path, method) for path, found in document()["paths"].items() for method in found if path != UPGRADE
 )
-QUICK, FULL = 15, 150
+QUICK, FULL = 15, 100
 METHODS = ("GET", "POST", "DELETE", "HEAD", "PUT", "PATCH", "OPTIONS", "TRACE", "BREW")
 CHECKS: list[Any] = [
     not_a_server_error,
