@@ -63,3 +63,22 @@ async def test_a_gate_that_says_no_under_the_cut_says_it_to_whoever_asked() -> N
         with pytest.raises(ApprovalDenied, match=r"^not today"):
             await strikes.at_operator(lambda: seat.hook_before(task_id="t", agent="a", attempt=1))
         assert strikes.struck == ["drop-operator"]
+
+
+def nothing(ctx, query):
+    """A job that is never given."""
+
+
+async def test_the_idle_are_hit_when_they_are_there_again() -> None:
+    """A restart is counted before its worker is there: who is due for that one waits."""
+    strikes = Strikes(ChaosPlan(parse_chaos("kill-worker@99%,kill-worker@99%")))
+    async with (
+        trio_swarm.open_swarm("strikes") as swarm,
+        swarm.open_pool(nothing, size=1) as pool,
+    ):
+        strikes.aim(swarm, None, None, pool, [])
+        strikes.fall(1, 1)
+        assert strikes.struck == []
+        await strikes.fall_on_the_idle()
+        assert (strikes.struck, strikes.missed) == (["kill-worker", "kill-worker"], [])
+        assert pool.statistics().restarts == 2

@@ -89,8 +89,15 @@ class Strikes:
             async with trio.open_nursery() as self.nursery:
                 for _ in range(self._cut_due):
                     self.nursery.start_soon(self._cut_the_idle)
-                self.missed = [kind for kind in self._due if not self._strike(kind, idle_too=True)]
+                self.missed = [kind for kind in self._due if not await self._strike_the_idle(kind, events)]
             await self._recovered(events)
+
+    async def _strike_the_idle(self, kind: str, events: AsyncIterator[object]) -> bool:
+        with trio.move_on_after(RECOVERY if kind == "kill-worker" else 0.0):
+            while not self._strike(kind, idle_too=True):
+                await anext(events)  # A restart is counted before the new worker is there: wait for it.
+            return True
+        return False
 
     async def _recovered(self, events: AsyncIterator[object]) -> None:
         with trio.move_on_after(RECOVERY):
