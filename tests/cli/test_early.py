@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.pipes import full_pipe
 from trio_swarm.cli import main
 from trio_swarm.cli.early import EarlySignals
 
@@ -38,9 +39,8 @@ def importing(tmp_path):
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
-            **kwargs,
+            **{"stderr": subprocess.PIPE, **kwargs},
         )
         started.append(process)
         assert process.stdout.readline() == "importing\n"
@@ -74,6 +74,15 @@ def test_a_signal_that_was_ignored_stays_ignored(importing):
     process.communicate(timeout=20)
 
     assert process.returncode == 143
+
+
+def test_a_line_that_nobody_reads_keeps_no_process(importing):
+    """Standard error is a pipe that is full."""
+    with full_pipe() as (_, writer):
+        process = importing("argparse", stderr=writer)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(20) == 143
 
 
 def test_the_signals_are_given_back():

@@ -24,6 +24,7 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
+from tests.pipes import full_pipe
 from trio_swarm.cli import main
 from trio_swarm.cli.serve import EXIT_STATUSES, ServeOptions, parse_options
 
@@ -52,13 +53,15 @@ class Serving:
 
 
 @contextmanager
-def serving(*flags: str | Path, expect: int = 2, cwd: Path | None = None) -> Iterator[Serving]:
+def serving(
+    *flags: str | Path, expect: int = 2, cwd: Path | None = None, stderr: int = subprocess.PIPE
+) -> Iterator[Serving]:
     """A server process; ``expect`` lines are read first."""
     argv = [sys.executable, "-m", "trio_swarm", "serve", "--port", "0", *map(str, flags)]
     if "--unix" in flags:
         del argv[4:6]
     pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=_env()) as process:
+    with subprocess.Popen(argv, stdout=pipe, stderr=stderr, text=True, cwd=cwd, env=_env()) as process:
         try:
             assert process.stdout is not None
             lines = [process.stdout.readline().rstrip("\n") for _ in range(expect)]
@@ -237,23 +240,18 @@ def test_workers_are_told_the_base_url(tmp_path) -> None:
 
 def test_a_full_pipe_holds_nothing_up(tmp_path) -> None:
     """Nobody reads where it listens: it serves all the same, and heeds the signal."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 4096)
-    os.set_blocking(writer, True)
     path = tmp_path / "socket"
     argv = [sys.executable, "-m", "trio_swarm", "serve", "--unix", path, "--token-file", tmp_path / "token"]
-    with subprocess.Popen(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=_env()) as process:
-        os.close(writer)
+    with (
+        full_pipe() as (_, writer),
+        subprocess.Popen(argv, stdout=writer, stderr=subprocess.PIPE, text=True, env=_env()) as process,
+    ):
         try:
             assert b" 200 " in _answered(path)
             process.send_signal(signal.SIGTERM)
             assert process.wait(WITHIN) == 0
         finally:
             process.kill()
-            os.close(reader)
 
 
 def _answered(path: Path) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.pipes import full_pipe, text_in
 from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv
 
 
@@ -117,6 +118,24 @@ async def test_output_that_nobody_takes_holds_nothing_up() -> None:
         assert 3_900_000 < len(got) < 4_500_000
 
 
+async def test_a_text_whose_writing_was_cancelled_goes_on_where_it_was() -> None:
+    """Nothing of it is lost or twice there; without a task, too, as far as there is room."""
+    text = "".join(f"{number}\n" for number in range(50_000))
+    with full_pipe() as (read, write):
+        out = TextOutput(write)
+        out.write(text)
+        got = ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.run)
+            got += os.read(read, 10_000).decode()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        while piece := text_in(read):
+            got += piece
+            out.write_now()
+    assert got.lstrip("x") == text + "\n"
+
+
 async def test_a_reader_that_goes_ends_the_writing_and_nothing_else() -> None:
     """What is written then is dropped, and who waits for it does not wait."""
     with pipe() as (read, write, close):
@@ -139,6 +158,7 @@ async def test_held_output_comes_afterwards() -> None:
             nursery.start_soon(out.run)
             with out.held():
                 out.write("later")
+                out.write_now()
                 await wait_all_tasks_blocked()
                 os.set_blocking(read, False)
                 with pytest.raises(BlockingIOError):

@@ -49,8 +49,9 @@ class Script(Transport):
         raise trio.BrokenResourceError
 
     async def receive_batch(self) -> Sequence[str | bytes]:
-        if len(self.batches) == len(self.late):
+        if len(self.batches) <= len(self.late):
             await self.broken.wait()
+            # Each by itself: whoever can take one does, before the next comes.
             await trio.testing.wait_all_tasks_blocked()
         await trio.lowlevel.checkpoint()
         return self.batches.pop(0) if self.batches else ()
@@ -107,6 +108,31 @@ async def test_what_there_is_no_room_for_is_new_again_and_the_socket_ends(
         assert operator.statistics().open == 2
         shown = [request.question async for request in Until(operator)]
     assert shown == ["b", "c0"]
+
+
+TAKEN_BACK = json.dumps({"type": "withdraw", "req_id": "b", "reason": "cancelled"})
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param([[ask("c"), ask("d"), TAKEN_BACK]], id="read"),
+        pytest.param([[ask("c"), ask("d")], [TAKEN_BACK]], id="arrived"),
+    ],
+)
+async def test_what_came_behind_a_request_without_room_counts(monkeypatch, autojump_clock, late) -> None:
+    """The reader waits for the user when the socket ends, and has not come to the withdrawal yet.
+
+    No other socket would bring it: its request would be shown to the user for nothing.
+    """
+    monkeypatch.setattr(client, "_INBOX", 2)
+    async with scripted(monkeypatch, Script([ask("a"), ask("b")], *late)) as operator:
+        first = await operator.receive()
+        assert first.answer(1)
+        with trio.fail_after(10):
+            await operator.connection_changed()
+        shown = [request.question async for request in Until(operator)]
+    assert shown == ["c"]
 
 
 class Until:

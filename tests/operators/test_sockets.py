@@ -213,3 +213,27 @@ async def test_a_socket_that_only_cannot_write_ends_soon(autojump_clock) -> None
                 await seat.serve(Mute(seat))
             scope.cancel()
     assert not seat.connected
+
+
+class Hesitant(Mute):
+    """Its peer's last word is there when this end has just given up waiting for it."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat)
+        self.asked = 0
+
+    def take_arrived(self) -> Sequence[str | bytes]:
+        self.asked += 1
+        if self.asked != 2:
+            return ()
+        replies = ({"type": "answer", "req_id": req_id, "value": req_id} for req_id in self.seat.pending())
+        return [json.dumps(reply) for reply in replies]
+
+
+async def test_replies_that_came_while_the_socket_was_given_up_count(autojump_clock) -> None:
+    """The link reads no more, and nobody says farewell to a socket that cannot write."""
+    seat = Seat("S-1", emit=Events())
+    transport = Hesitant(seat)
+    async with asked(seat, 3):
+        await seat.serve(transport)
+    assert transport.asked == 2

@@ -144,7 +144,10 @@ async def serving(
                 on_error=lambda name, error: errors.append(error),
             )
         )
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        # No time limit but the test's own: a machine may be busy.
+        async with httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=None
+        ) as client:
             yield Bench(board, client, clock, events, spool, port, errors)
         nursery.cancel_scope.cancel()
 

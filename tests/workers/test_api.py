@@ -541,9 +541,8 @@ async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path)
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(guess, number)
-            with trio.fail_after(10):
-                while len(statuses) < GUESSES_PER_PEER:
-                    await trio.sleep(0.001)
+            while len(statuses) < GUESSES_PER_PEER:
+                await trio.sleep(0.001)
             began, before = trio.current_time(), len(statuses)
             for _, attempt in fresh:
                 assert (await bench.submit(attempt.worker_handle, b"mine")).status_code == 204

@@ -8,6 +8,7 @@ is something to read, each write until there is room, and takes no more than is 
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import sys
 import tempfile
@@ -29,7 +30,7 @@ _PIECE: Final = 512
 """Bytes of one write: a pipe or a terminal that has room has room for so much."""
 _READ: Final = 64 * 2**10
 _MAX_QUEUED: Final = 4 * 2**20
-"""Characters that wait for a terminal that takes none (Ctrl-S); the oldest texts go first."""
+"""Bytes that wait for a terminal that takes none (Ctrl-S); the oldest texts go first."""
 
 
 @attrs.define(eq=False)
@@ -82,14 +83,22 @@ class LineInput:
 
 @attrs.define(eq=False)
 class TextOutput:
-    """Text for a descriptor, written by one task (`run`); `write` never waits."""
+    """Text for a descriptor, written by one task (`run`); `write` never waits.
+
+    All of it belongs to one thread.
+    """
 
     fd: int
-    _waiting: deque[str] = attrs.field(factory=deque, repr=False)
+    lasting: bool = False
+    """An error loses what waits, and the next text is tried: a disk that is full may have room later."""
+    _waiting: deque[bytes] = attrs.field(factory=deque, repr=False)
     _size: int = 0
     _lost: int = 0
+    _telling: int = 0
+    """Those of the lost that the text tells of that is partly written."""
+    _begun: memoryview = attrs.field(default=memoryview(b""), repr=False)
+    """What is left of a text that is partly written."""
     _held: bool = False
-    _busy: bool = False
     _gone: bool = False
     """Nobody can read it any more."""
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
@@ -98,12 +107,20 @@ class TextOutput:
         """Queue ``text`` and a line's end."""
         if self._gone:
             return
-        self._waiting.append(text + "\n")
-        self._size += len(text) + 1
+        data = f"{text}\n".encode("utf-8", "backslashreplace")
+        self._waiting.append(data)
+        self._size += len(data)
         while self._size > _MAX_QUEUED and len(self._waiting) > 1:
             self._size -= len(self._waiting.popleft())
             self._lost += 1
         self._changed.unpark_all()
+
+    def write_now(self) -> None:
+        """Write what is queued as far as there is room for it at this moment."""
+        room = select.poll()
+        room.register(self.fd, select.POLLOUT)
+        while self._begin() and room.poll(0) and self._write_piece():
+            pass
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -116,30 +133,61 @@ class TextOutput:
             self._changed.unpark_all()
 
     async def run(self) -> None:
-        """Write until cancelled, or until nobody can read it any more."""
-        while True:
-            while self._held or not self._waiting:
+        """Write until cancelled, or until nobody can read it any more.
+
+        When cancelled, the rest of a text is written by the next call, or by `write_now`.
+        """
+        while not self._gone:
+            if not self._begin():
                 await self._changed.park()
-            text = self._waiting.popleft()
-            self._size -= len(text)
-            if self._lost:
-                text, self._lost = f"({self._lost} texts were lost here)\n{text}", 0
-            self._busy = True
+                continue
             try:
-                await write_text(self.fd, text)
+                await _wait(trio.lowlevel.wait_writable, self.fd)
             except OSError:
-                self._gone = True
-                self._waiting.clear()
-                return
-            finally:
-                self._busy = False
-                self._changed.unpark_all()
+                self._fail()
+            else:
+                if self._begin():  # `write_now` may have been there meanwhile.
+                    self._write_piece()
 
     async def drain(self) -> None:
-        """Wait until all that was queued is written."""
+        """Wait until all that was queued is written, or is lost."""
         await trio.lowlevel.checkpoint()
-        while self._waiting or self._busy:
+        while self._waiting or self._begun:
             await self._changed.park()
+
+    def _begin(self) -> bool:
+        """There is something to write now."""
+        if not self._begun and self._waiting and not self._held:
+            data = self._waiting.popleft()
+            self._size -= len(data)
+            self._telling, self._lost = self._lost, 0
+            if self._telling:
+                data = b"(%d texts were lost here)\n%s" % (self._telling, data)
+            self._begun = memoryview(data)
+        return bool(self._begun)
+
+    def _write_piece(self) -> bool:
+        """Where there is room. False: nothing was written."""
+        try:
+            written = os.write(self.fd, self._begun[:_PIECE])
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._fail()
+            return False
+        self._begun = self._begun[written:]
+        if not self._begun:
+            self._changed.unpark_all()
+        return written > 0
+
+    def _fail(self) -> None:
+        if self._begun:
+            self._lost += self._telling + 1
+        self._lost += len(self._waiting)
+        self._waiting.clear()
+        self._size, self._begun = 0, memoryview(b"")
+        self._gone = not self.lasting
+        self._changed.unpark_all()
 
 
 async def write_text(fd: int, text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from trio_swarm.cli.early import end_at_once
+from trio_swarm.cli.early import end_at_once, say
 
 __all__ = ["run"]
 
@@ -190,12 +190,18 @@ def _version() -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    if sys.stderr is not None:
-        with suppress(OSError):  # A terminal that was hung up.
-            print(f"{PROG}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _say(f"{PROG}: error: {' '.join(message.split())}\n")
     return int(status)
 
 
 def _interrupted() -> int:
-    print(f"{PROG}: interrupted", file=sys.stderr)
+    _say(f"{PROG}: interrupted\n")
     return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    if sys.stderr is sys.__stderr__:
+        say(line)
+    elif sys.stderr is not None:  # Somebody put another one in its place.
+        with suppress(OSError):
+            print(line, end="", file=sys.stderr, flush=True)

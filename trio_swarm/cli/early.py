@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import sys
 
-__all__ = ["EarlySignals", "end_at_once"]
+__all__ = ["EarlySignals", "end_at_once", "say"]
 
 _HEEDED = ("SIGINT", "SIGTERM", "SIGHUP")
+_PIECE = 512
+"""Bytes of one write: a pipe or a terminal that has room has room for so much."""
+_PATIENCE = 1.0
+"""Seconds to wait for room, for each piece."""
+
+
+def say(text: str) -> None:
+    """Write to standard error, and let it be if nobody takes it: a process must come to its end."""
+    if sys.__stderr__ is None:
+        return  # Closed when we were started: the descriptor may be anything by now.
+    left = text.encode("utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):
+        while left and select.select([], [2], [], _PATIENCE)[1]:
+            left = left[os.write(2, left[:_PIECE]) :]
 
 
 def end_at_once(signum: int, frame: object) -> None:
     """A handler: say so and be gone."""
     name = next((each for each in _HEEDED if getattr(signal, each, None) == signum), str(signum))
-    with contextlib.suppress(OSError):
-        os.write(2, f"stopped by {name}; nothing of it is running\n".encode())
+    say(f"stopped by {name}; nothing of it is running\n")
     os._exit(128 + signum)
 
 

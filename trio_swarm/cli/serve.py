@@ -22,11 +22,12 @@ import trio
 
 from trio_swarm._io.groups import collapse
 from trio_swarm._io.http_peer import Address
+from trio_swarm._io.last_resort import descriptor_of, open_last_resort
 from trio_swarm._io.terminal import write_text
 from trio_swarm._io.token_file import keep_token
 from trio_swarm._io.unix import open_unix_listener
 from trio_swarm.errors import StoreError, SwarmError
-from trio_swarm.jobs.runner import STOP_SIGNALS, run_in_swarm
+from trio_swarm.jobs.runner import STOP_SIGNALS, Run, run_in_swarm
 from trio_swarm.operators import OperatorServer
 from trio_swarm.swarm import Swarm
 
@@ -190,11 +191,8 @@ def serve(options: ServeOptions, *, stopping: Callable[[], None]) -> int:
     Raises `ServeError`, and an ``ExceptionGroup`` if several things went wrong.
     """
 
-    async def job(swarm: Swarm) -> None:
-        await _serve(swarm, options, stopping)
-
     try:
-        run = trio.run(run_in_swarm, "serve", job)
+        run = trio.run(_run, options, stopping)
         if run.error is not None:
             raise run.error
     except (SwarmError, OSError) as error:
@@ -202,7 +200,15 @@ def serve(options: ServeOptions, *, stopping: Callable[[], None]) -> int:
     return Status.STOPPED
 
 
-async def _serve(swarm: Swarm, options: ServeOptions, stopping: Callable[[], None]) -> None:
+async def _run(options: ServeOptions, stopping: Callable[[], None]) -> Run:
+    # Peers bring log lines about: a pipe that is full, and that nobody reads, must not stop the server.
+    async with open_last_resort(descriptor_of(sys.stderr)) as tell:
+        return await run_in_swarm("serve", partial(_serve, options, stopping, tell))
+
+
+async def _serve(
+    options: ServeOptions, stopping: Callable[[], None], tell: Callable[[str], None], swarm: Swarm
+) -> None:
     context = await trio.to_thread.run_sync(_tls_of, options)
     async with _listening(options, context) as listeners, _admin_token(options) as token:
         try:
@@ -216,7 +222,9 @@ async def _serve(swarm: Swarm, options: ServeOptions, stopping: Callable[[], Non
                     base_url=options.base_url,
                 ) as server:
                     token.used = True
-                    await _announced(partial(_announce, options, server, token, listeners), stopped)
+                    for text in _warnings(options, server, listeners):
+                        tell(f"{PROG}: warning: {text}")
+                    await _announced(partial(_announce, options, server, token), stopped)
                     stopping()
         except StoreError as error:
             raise ServeError(str(error), Status.STATE) from error
@@ -313,9 +321,7 @@ async def _announced(
             nursery.cancel_scope.cancel()
 
 
-async def _announce(
-    options: ServeOptions, server: OperatorServer, token: _Token, listeners: Sequence[trio.abc.Listener[Any]]
-) -> None:
+async def _announce(options: ServeOptions, server: OperatorServer, token: _Token) -> None:
     """Say where it listens; and the admin's token, where nobody else is told by that."""
     url = server.url
     lines = [f"listening on {url}" if options.unix is None else f"listening on {url} at {options.unix}"]
@@ -328,10 +334,6 @@ async def _announce(
             await write_text(sys.stdout.fileno(), "".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise ServeError(f"cannot write to standard output: {_reason(error)}", Status.FAILED) from error
-    if sys.stderr is not None:
-        with suppress(OSError):
-            for text in _warnings(options, server, listeners):
-                await write_text(sys.stderr.fileno(), f"{PROG}: warning: {text}\n")
 
 
 def _warnings(
