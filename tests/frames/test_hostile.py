@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from pathlib import Path
 
@@ -237,3 +239,21 @@ def test_depth_is_measured_in_large_documents_of_every_kind():
         parse_json("5" * 10_000)
     assert parse_json(f'"{text}"') == '[]{}"' * 5000
     assert parse_json("1." + "5" * 10_000) < 2
+
+
+@pytest.mark.parametrize("ending", ["]}", "]", "]]}"], ids=["good", "cut", "wrong"])
+@pytest.mark.parametrize("collecting", [True, False])
+def test_a_large_frame_is_parsed_without_the_collector(ending, collecting) -> None:
+    """It would go through a million fresh arrays again and again; afterwards it is as it was."""
+    text = '{"type":"answer","req_id":"x","value":[' + "[]," * 100_000 + "[]" + ending
+    runs = []
+    (gc.enable if collecting else gc.disable)()
+    gc.callbacks.append(lambda phase, info: runs.append(phase))
+    try:
+        with contextlib.suppress(FrameError):
+            decode(text, frames.ClientMsg)
+        assert len(runs) < 40, "a few after it; else there are hundreds"
+        assert gc.isenabled() is collecting
+    finally:
+        gc.callbacks.pop()
+        gc.enable()
