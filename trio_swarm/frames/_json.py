@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final
 
 from trio_swarm.limits import MAX_DEPTH
@@ -162,12 +162,13 @@ def _has_few_containers(value: Any) -> bool:
         seen += len(level)
         if seen > _FEW:
             return False
-        level = [
+        inners = (
             inner
             for container in level
             for inner in (container.values() if isinstance(container, dict) else container)
             if isinstance(inner, dict | list)
-        ]
+        )
+        level = list(islice(inners, _FEW))  # With those above them one too many: enough to know.
     return True
 
 
