@@ -227,7 +227,7 @@ class Ledger(Generic[RequestT]):
     def take(self) -> list[ClientMsg]:
         """The replies to write now, in the order in which they were given."""
         due, self._due = self._due, []
-        replies = [self._replies[req_id] for req_id in due if req_id in self._replies]
+        replies = [self._replies[req_id] for req_id in due]
         for reply in replies:
             reply.offers += 1
         return [reply.frame for reply in replies]
@@ -278,7 +278,8 @@ class Ledger(Generic[RequestT]):
 
     def _forget_oldest(self) -> None:
         while len(self._replies) > self._remembered or self._bytes > self._max_bytes:
-            written = [key for key, reply in self._replies.items() if reply.written]
+            due = set(self._due)  # What is due again would not be sent.
+            written = [key for key, reply in self._replies.items() if reply.written and key not in due]
             # One whose receipt has come is the least loss: it is never needed again.
             receipted = (key for key in written if self._replies[key].request is None)
             oldest = next(receipted, written[0] if written else None)
