@@ -294,3 +294,21 @@ async def test_a_database_that_cannot_be_made_is_not_there(tmp_path, monkeypatch
     (state / f"{FILE_NAME}-new-journal").write_bytes(b"and its journal")
     assert await rows(state) == []
     assert [each.name for each in state.iterdir()] == [FILE_NAME]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ("PRAGMA user_version = 3", "schema version 3, this program knows 1 to 2 only"),
+        ("PRAGMA application_id = 7", "a database of another program"),
+    ],
+)
+async def test_what_is_not_ours_to_read_keeps_its_log(tmp_path, change, match) -> None:
+    """Of a later version, or another program's: its log is not written into it, nor deleted."""
+    alive, state = tmp_path / "alive", tmp_path / "state"
+    async with open_session_db(alive) as db:
+        db._connection.execute("PRAGMA wal_autocheckpoint = 0")
+        db._connection.execute(change)
+        shutil.copytree(alive, state)
+    assert (state / WAL).stat().st_size > 0
+    await refused(state, match)

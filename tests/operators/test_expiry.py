@@ -39,7 +39,7 @@ class House:
                 self.expiry.check()
 
         def end(session: Session[Seat], reason: str) -> None:
-            session.seat.close(reason)
+            session.seat._close(reason)
             self.ended.append((session.roles[0], round(trio.current_time() - began, 3), reason))
 
         table = SessionTable(lambda sid, request: Seat(sid, roles=request.roles, emit=emit))

@@ -31,7 +31,7 @@ async def test_a_withdrawal_in_the_last_moment_comes_before_the_close() -> None:
                     await seat.ask("?", task_id="ST-1")
                 finally:
                     seat.hook_after(**NOTICE, result="last")
-                    seat.close("the server is going away", code=1001)
+                    seat._close("the server is going away", code=1001)
 
         scope = trio.CancelScope()
         nursery.start_soon(asker, scope)
@@ -84,7 +84,7 @@ async def test_a_notice_is_not_told_twice_by_a_close(written) -> None:
         seat.hook_after(**NOTICE, result=1)
         for _ in range(3 if written else 0):
             await trio.lowlevel.checkpoint()
-        seat.close("over")
+        seat._close("over")
         frames, code, _ = await to_the_end(peer)
 
     assert [frame["result"] for frame in frames] == [1]
@@ -99,7 +99,7 @@ async def test_a_notice_is_not_told_twice_when_it_is_written_as_the_seat_closes(
 
         async def flush_and_close() -> None:
             await flush()
-            seat.close("over")
+            seat._close("over")
 
         monkeypatch.setattr(socket._link, "flush", flush_and_close)
         seat.hook_after(**NOTICE, result=1)

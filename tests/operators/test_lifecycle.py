@@ -156,3 +156,14 @@ async def test_each_access_of_its_operator_renews_a_session(access) -> None:
         session = server._table.find(login.sid)
         assert session is not None
         assert server._sessions.expires(session) > trio.current_time() + 86_000
+
+
+async def test_a_seat_cannot_be_ended_without_its_session() -> None:
+    """It would leave one behind that keeps its roles: `OperatorServer.remove` ends both."""
+    async with serving() as server:
+        login = await log_in(server, roles=["r"])
+        seat = server.seat("r")
+        assert not {"close", "aclose", "end", "expires"} & set(dir(seat))
+        assert await server.remove("r")
+        assert seat.gone
+        assert (await log_in(server, roles=["r"])).sid != login.sid

@@ -176,3 +176,14 @@ async def test_a_sweep_that_ended_something_is_counted() -> None:
                 await trio.sleep(0.005)
         assert (job["acted_total"], job["errors"], job["last_outcome"]) == (1, 0, "ok")
         assert job["last_finished_secs"] >= job["last_started_secs"] > 1e9
+
+
+async def test_a_long_description_is_cut_in_the_list() -> None:
+    """At 1 KiB, as the log's texts: anybody may log in with 64 KiB of it. Its own record is whole."""
+    async with serving() as server, rest(server) as client:
+        long, short = await log_in(server, desc="\u20ac" * 10_000), await log_in(server, desc="x" * 1024)
+        answer = await listed(server, long)
+        told = {each["sid"]: each["desc"] for each in answer.json()["operators"]}
+        assert told == {long.sid: "\u20ac" * 340 + "\u2026", short.sid: "x" * 1024}
+        own = await client.get(f"/v1/operators/{long.sid}", headers=long.bearer)
+        assert own.json()["desc"] == "\u20ac" * 10_000

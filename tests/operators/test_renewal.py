@@ -101,7 +101,7 @@ async def test_what_did_not_wait_is_not_renewed_and_what_is_delivered_again_is()
                 tokens.append(frame["capability_token"])
             while seat.connected:
                 await trio.lowlevel.checkpoint()
-        server.seat(login.sid).close("enough")
+        await server.remove(login.sid, "enough")
         await result.done.wait()
 
     assert tokens == ["original", "fresh-1", "fresh-1", "fresh-2"]

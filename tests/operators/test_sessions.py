@@ -27,8 +27,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.operators.support import Events, Login, Result, log_in, rest, serving, socket_of
 from trio_swarm._io.memory import memory_transport_pair
 from trio_swarm._io.session_db import FILE_NAME
-from trio_swarm.errors import PeerGoneError, StoreError
-from trio_swarm.operators.login import Moment
+from trio_swarm.errors import BadTokenError, PeerGoneError, StoreError
+from trio_swarm.operators.login import Moment, Presented
 from trio_swarm.operators.observed import observation
 from trio_swarm.operators.server import OperatorServer
 
@@ -444,9 +444,12 @@ async def test_one_who_was_at_the_door_already_does_not_make_room(state) -> None
     """Seated while its row was being deleted: it has the row again, with its log, and stays."""
     async with serving(state=state, max_sessions=1) as server:
         login = await log_in(server, roles=["r"])
-        server.observe(login.sid, told(1))
-        await server._sessions.write_observed()
-        async with meeting(server, login) as status:
+
+        async def be_given_a_step() -> None:
+            server.observe(login.sid, told(1))
+            await server._sessions.write_observed()  # Behind the deletion: nothing is there to write to.
+
+        async with meeting(server, login, be_given_a_step) as status:
             assert status == 503
             assert [seat.sid for seat in server.seats()] == [login.sid]
             assert (await known(server, login)).json()["connected"] is True
@@ -479,6 +482,41 @@ async def test_one_that_was_deleted_while_it_was_put_back_stays_deleted(state) -
     assert [roles for (roles,) in sql(state, "SELECT roles_json FROM sessions")] == ["[]"]
 
 
+async def test_one_that_was_deleted_and_written_again_is_deleted_when_the_disk_is_well(state, caplog) -> None:
+    """It was answered that it is ended: it does not come back. The login that was in the way is fine."""
+    async with serving(state=state, max_sessions=1) as server:
+        login = await log_in(server, roles=["r"])
+        sessions = server._sessions
+        assert sessions.store is not None
+        delete, insert, removing = sessions.store.delete, sessions.store.insert, trio.Event()
+
+        async def broken(sid: str) -> None:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("disk on fire")
+
+        async def insert_late(row: Any) -> None:
+            if row.sid == login.sid:  # The other's deletion came before.
+                removing.set()
+                while server._table.find(login.sid) is not None:
+                    await trio.testing.wait_all_tasks_blocked()
+                sessions.store.delete = broken
+            await insert(row)
+
+        async def remove() -> None:
+            await removing.wait()
+            assert await server.remove(login.sid)
+
+        sessions.store.insert = insert_late
+        async with meeting(server, login, remove) as status:
+            assert status == 200
+        assert f"the ended session {login.sid} could not be deleted: disk on fire" in caplog.text
+        assert len((await sessions.store.load())[0]) == 2
+        count, errors = await sessions.sweep()
+        assert (count, [str(each) for each in errors]) == (0, ["disk on fire"])
+        sessions.store.delete = delete
+    assert [roles for (roles,) in sql(state, "SELECT roles_json FROM sessions")] == ["[]"]
+
+
 async def test_one_whose_row_cannot_be_deleted_makes_no_room(state) -> None:
     """It is as it was; the login is 500."""
     await make_store(state)
@@ -488,7 +526,7 @@ async def test_one_whose_row_cannot_be_deleted_makes_no_room(state) -> None:
         assert (await client.post("/v1/operators", json={})).status_code == 500
         async with socket_of(server, login):
             await server.wait_seat("r")
-        assert (await client.post("/v1/operators", json={})).status_code == 503
+            assert (await client.post("/v1/operators", json={})).status_code == 503
     assert sql(state, "SELECT sid FROM sessions") == [(login.sid,)]
 
 
@@ -497,15 +535,17 @@ async def test_bad_rows_are_skipped_with_a_warning(state, caplog) -> None:
     async with serving(state=state) as server:
         good, poisoned = await log_in(server, roles=["a"]), await log_in(server, roles=["b"])
         double, large = await log_in(server, roles=["c"]), await log_in(server, roles=["d"])
+        posing = await log_in(server, roles=["e"])
     sql(state, "UPDATE sessions SET roles_json = '7' WHERE sid = ?", poisoned.sid)
     sql(state, "UPDATE sessions SET roles_json = '[\"a\"]', joined_at_secs = 9e9 WHERE sid = ?", double.sid)
     sql(state, "UPDATE sessions SET desc_json = ? WHERE sid = ?", json.dumps("x" * 70_000), large.sid)
+    sql(state, "UPDATE sessions SET roles_json = ? WHERE sid = ?", json.dumps([good.sid]), posing.sid)
     events = Events()
     with caplog.at_level(logging.WARNING, "trio_swarm.operators"):
         async with serving(events, state=state) as server:
             assert [seat.sid for seat in server.seats()] == [good.sid]
             assert server.seat("a").sid == good.sid
-    bad = {poisoned.sid, double.sid, large.sid}
+    bad = {poisoned.sid, double.sid, large.sid, posing.sid}
     assert {data["sid"] for data in events.of("session_skipped")} == bad
     assert all(sid in caplog.text for sid in bad)
 
@@ -668,6 +708,64 @@ async def test_last_accesses_reach_the_disk(state) -> None:
     ((last_access, seated),) = sql(state, "SELECT last_access_secs, seated FROM sessions")
     assert seated == 1
     assert last_access >= last, "the last one is written at the end of the server"
+
+
+async def test_what_was_written_of_a_session_that_ended_meanwhile_is_not_kept(state) -> None:
+    """Nothing of it stays in memory."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+        session = server._table.find(login.sid)
+        assert session is not None
+        server._sessions.touch(session)
+        with the_disk_waits(server, "UPDATE") as (begun, go_on):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server._sessions.write_accesses)
+                await begun.wait()
+                server._sessions.forget(session, "over")
+                go_on()
+        assert server._sessions._written == {}
+
+
+async def test_only_an_expiry_that_ended_it_says_that_it_expired(state) -> None:
+    """One that was deleted while its expiry waited for the disk was deleted."""
+    async with serving(state=state, sweep_every=0) as server:
+        login = await log_in(server)
+        age(server, login, 86_401)
+        session = server._table.find(login.sid)
+        assert session is not None
+        with the_disk_waits(server, "DELETE") as (begun, go_on):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server._sessions.end, session, "the session was deleted")
+                await begun.wait()
+                nursery.start_soon(server._sessions.judge, session)
+                await trio.testing.wait_all_tasks_blocked()
+                go_on()
+        with pytest.raises(BadTokenError) as told_it:
+            server._table.identify(Presented.of(login.token))
+        assert str(told_it.value) == "no such token"
+
+
+async def test_what_is_told_during_a_write_is_written_behind_it(state, monkeypatch) -> None:
+    """Not a minute later."""
+    async with serving(state=state) as server:
+        login = await log_in(server)
+        store = server._sessions.store
+        assert store is not None
+        note, numbers, twice = store.note_observed, list[int](), trio.Event()
+
+        async def told_meanwhile(rows: Any, *, most: int) -> None:
+            numbers.extend(row.number for row in rows)
+            if numbers == [1]:
+                server.observe(login.sid, told(2))
+            else:
+                twice.set()
+            await note(rows, most=most)
+
+        monkeypatch.setattr(store, "note_observed", told_meanwhile)
+        server.observe(login.sid, told(1))
+        with trio.fail_after(5):
+            await twice.wait()
+        assert numbers == [1, 2]
 
 
 async def test_accesses_that_cannot_be_written_are_told_and_change_nothing_else(state, caplog) -> None:

@@ -683,6 +683,57 @@ async def test_leaving_the_server_cancels_its_steps_and_tells_their_clients(tmp_
     assert answer.json()["reason"] == "the server is going away"
 
 
+async def test_a_server_that_is_leaving_says_503_to_whom_it_does_not_know_any_more(tmp_path) -> None:
+    """Not 401, nor 400 for an operator that is gone: all that may be otherwise at the next server."""
+    answers, left, slow = {}, trio.Event(), trio.Event()
+
+    async def take_long(frame: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(10, shield=True):
+                await slow.wait()
+
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        await bench.attach(Scripted(executes=take_long), "slow")
+        async with bench.serve() as server:
+            login = await log_in(server, roles=["lead"])
+            order = bench.dispatcher.order("a", "p", operator="slow")
+            task = bench.dispatcher.create(order)
+            run = f"/v1/runs/{task.task_id}"
+
+            async def come(*, task_status) -> None:
+                async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=20) as http:
+                    await http.get("/v1/healthz")
+                    task_status.started()
+                    await left.wait()
+                    body = {"agent": "a", "prompt": "p", "operator_sid": "lead", "detach": True}
+                    answers["start"] = await http.post("/v1/tasks", headers=ADMIN, json=body)
+                    answers["nobody's start"] = await http.post("/v1/tasks", json=body)
+                    server._sessions.forget(server._table.find(login.sid), "the server is going away")
+                    answers["watch"] = await http.get(run, headers=login.bearer)
+                    answers["admin's watch"] = await http.get(run, headers=ADMIN)
+                    slow.set()
+
+            async with bench.http() as http:
+                await http.post(
+                    "/v1/tasks",
+                    headers=ADMIN,
+                    json={"agent": "a", "prompt": "p", "operator_sid": "slow", "detach": True},
+                )
+                await until(lambda: bench.dispatcher.running == 1 and bench.last.waiting_for)
+            await nursery.start(come)
+            left.set()
+    text = "the server is going away"
+    assert {name: each.status_code for name, each in answers.items()} == {
+        "start": 503,
+        "nobody's start": 401,
+        "watch": 503,
+        "admin's watch": 200,
+    }
+    assert answers["start"].json() == answers["watch"].json() == {"error": text}
+
+
 @pytest.mark.parametrize("size", [10, 8_000_000])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 async def test_leaving_the_server_lets_answers_leave_first(tmp_path, secure, size) -> None:

@@ -18,6 +18,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -252,7 +253,7 @@ def _open(path: Path, directory: int) -> sqlite3.Connection:
         where = path.parent / (error.filename or path.name)
         raise StoreError(f"cannot use the state file {where}: {_why(error)}") from error
     with _store_errors(path, "open"):
-        check_log(path)
+        check_log(path, partial(_version_of, path=path))
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
             # Text comes as bytes: one that is no UTF-8 is one bad row, not an error of the whole.
@@ -277,20 +278,28 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     # Takes the lock that this connection then keeps.
     connection.execute("BEGIN EXCLUSIVE")
     connection.execute("COMMIT")
+    version = _version_of(connection, path)
+    if version == 0:
+        connection.executescript(_SCHEMA)
+        version = 1
+    for number, step in enumerate(_STEPS[version - 1 :], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
+
+
+def _version_of(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of its schema; 0 if there is nothing in it. Raises `StoreError` if it is none of ours."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if (version, application, tables) == (0, 0, 0):
-        connection.executescript(_SCHEMA)
-        version = 1
-    elif application != _APPLICATION_ID:
+        return 0
+    if application != _APPLICATION_ID:
         raise StoreError(f"{path} is a database of another program")
-    elif not 1 <= version <= _SCHEMA_VERSION:
+    if not 1 <= version <= _SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version}, this program knows 1 to {_SCHEMA_VERSION} only"
         )
-    for number, step in enumerate(_STEPS[version - 1 :], version + 1):
-        connection.executescript(f"BEGIN IMMEDIATE;{step}PRAGMA user_version = {number};COMMIT;")
+    return int(version)
 
 
 def _row_of(values: tuple[Any, ...]) -> SessionRow:

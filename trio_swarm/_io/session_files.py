@@ -13,6 +13,7 @@ import os
 import sqlite3
 import stat
 import struct
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -51,18 +52,20 @@ def check_files(name: str, directory: int) -> None:
         raise OSError(errno.EACCES, "no file can be made beside it", name)
 
 
-def check_log(path: Path) -> None:
+def check_log(path: Path, check: Callable[[sqlite3.Connection], object]) -> None:
     """Read a database through its log, if it has one, without leave to write.
 
     Closing it writes the log's content into the database, sound or not, and deletes the log: so what
-    is damaged must not be opened for more. Raises ``sqlite3.DatabaseError`` for such a one. The log's
-    index that is made for it stays (`remove_index`); where there is no room for that, nothing is read.
+    is damaged, or not ours, must not be opened for more. Raises ``sqlite3.DatabaseError`` for the one
+    and what ``check`` raises for the other. The log's index that is made for it stays (`remove_index`);
+    where there is no room for that, nothing is read.
     """
     log = path.with_name(f"{path.name}-wal")
     if not log.exists() or not log.stat().st_size:
         return
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
+            check(connection)
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

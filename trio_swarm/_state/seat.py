@@ -118,6 +118,11 @@ class SeatMachine:
         """A socket was attached at least once."""
         return self._sockets > 0
 
+    @property
+    def ever_addressed(self) -> bool:
+        """It was asked, or told of, something at least once."""
+        return self._order > 0
+
     def outstanding(self) -> tuple[str, ...]:
         """The ids that wait for an answer, in the order in which they were made."""
         return tuple(self._outstanding)

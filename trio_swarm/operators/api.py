@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import attrs
@@ -15,6 +16,7 @@ from trio_swarm._io.http_routes import Route, UpgradeRoute
 from trio_swarm.errors import BadTokenError, BusyError, StoreError
 from trio_swarm.operators.intake import wants_receipts
 from trio_swarm.operators.login import (
+    MAX_LOGIN_BODY,
     LoginRequest,
     Presented,
     RolesTaken,
@@ -50,15 +52,15 @@ class OperatorApi:
     """For `ws.accept_ws`: how often to ping, how much silence to take."""
     instance: str = attrs.field(factory=lambda: secrets.token_hex(16))
     """Drawn for this server alone; it says nothing about it."""
-    _closed: str | None = None
-    _serving: int = 0
+    _under_way: int = 0
+    """WebSockets, logins and logouts."""
     _quiet: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
 
     def routes(self) -> list[Route | UpgradeRoute]:
         """To be put in a `RouteTable`, beside those of others."""
         return [
             Route("GET", "/v1/healthz", self.healthz),
-            Route("POST", "/v1/operators", self.join, body="json"),
+            Route("POST", "/v1/operators", self.join, body="json", max_body=MAX_LOGIN_BODY),
             Route("GET", "/v1/operators/{sid}", self.status),
             Route("DELETE", "/v1/operators/{sid}", self.quit),
             UpgradeRoute("/v1/operators/{sid}/ws", self.connect),
@@ -69,11 +71,16 @@ class OperatorApi:
         return Response.text(200, "ok")
 
     async def join(self, request: Request) -> Response:
-        """Mint a session: its sid, its token (told this once) and its roles."""
-        if self._closed is not None:
-            return Response.json(503, {"error": self._closed})
+        """Mint a session: its sid, its token (told this once) and its roles.
+
+        If the server leaves meanwhile, it is answered all the same: the session is over here, and there
+        for the next server.
+        """
+        if self.sessions.closed is not None:
+            return Response.json(503, {"error": self.sessions.closed})
         try:
-            minted = await self.sessions.mint(LoginRequest.parse(request.json))
+            with self._waited_for():
+                minted = await self.sessions.mint(LoginRequest.parse(request.json))
         except ValueError as error:
             raise HttpError(422, str(error)) from None
         except RolesTaken as taken:
@@ -107,7 +114,9 @@ class OperatorApi:
         """End a session: its waits fail, its socket is closed, its roles are free."""
         session = await self._authorised(request)
         try:
-            if not await self.sessions.end(session, "the session was deleted"):
+            with self._waited_for():
+                ended = await self.sessions.end(session, "the session was deleted")
+            if not ended:
                 raise HttpError(404, "unknown sid")  # Another request has just ended it.
         except StoreError as error:
             _log.warning("the session %s could not be ended: %s", session.sid, error)
@@ -119,24 +128,29 @@ class OperatorApi:
         """Seat the operator for as long as this WebSocket lasts."""
         session = await self._authorised(request)
         which = ((INSTANCE_HEADER, self.instance),)
-        self._serving += 1
-        try:
+        with self._waited_for():
             async with request.accept(extra_headers=which, **self.socket_options) as transport:
                 await session.seat.serve(transport, receipts=wants_receipts(request))
-        finally:
-            self._serving -= 1
-            if not self._serving:
-                self._quiet.unpark_all()
 
     def close(self, reason: str) -> None:
         """From now on logins and upgrades, and whatever else needs a session, are answered 503."""
-        self._closed = reason
+        self.sessions.closed = reason
 
-    async def wait_no_sockets(self) -> None:
-        """Wait until no WebSocket is open."""
+    async def wait_quiet(self) -> None:
+        """Wait until no WebSocket is open, and no login or logout under way: its answer is being written."""
         await trio.lowlevel.checkpoint()
-        while self._serving:
+        while self._under_way:
             await self._quiet.park()
+
+    @contextmanager
+    def _waited_for(self) -> Iterator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.unpark_all()
 
     async def _authorised(self, request: Request) -> Session[Seat]:
         """401 without a token, 404 for an unknown sid, 401 for another's token; in this order.
@@ -144,8 +158,8 @@ class OperatorApi:
         An expired session is ended, and 404; any other's time begins anew. Once the server is
         leaving 503: nobody is to take that for the end of a session which the next server has.
         """
-        if self._closed is not None:
-            raise HttpError(503, self._closed)
+        if self.sessions.closed is not None:
+            raise HttpError(503, self.sessions.closed)
         try:
             session = self.sessions.table.open(
                 request.params["sid"], Presented.of(bearer_of(request.head.all("authorization")))

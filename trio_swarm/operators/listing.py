@@ -14,6 +14,7 @@ from trio_swarm._io.http_routes import Route, UpgradeRoute
 from trio_swarm.errors import BadTokenError
 from trio_swarm.operators.expiry import Expiry
 from trio_swarm.operators.login import ExpiredToken, Presented, Session, bearer_of
+from trio_swarm.operators.observed import cut
 from trio_swarm.operators.seat import Seat
 from trio_swarm.operators.sessions import Sessions
 
@@ -46,9 +47,12 @@ class ListingApi:
     async def list(self, request: Request) -> Response:
         """Who is logged in, the latest access first; for any operator that is itself.
 
-        A limit that is none is told before anything about the bearer (contract: operators 1.1).
+        A limit that is none is told before anything about the bearer (contract: operators 1.1). Once
+        the server is leaving 503: who is not known here any more is known to the next server.
         """
         limit = _limit_of(request)
+        if self.sessions.closed is not None:
+            return Response.json(503, {"error": self.sessions.closed})
         try:
             reader = self.sessions.table.identify(Presented.of(bearer_of(request.head.all("authorization"))))
             if await self.sessions.judge(reader):
@@ -89,11 +93,12 @@ def _limit_of(request: Request) -> int:
 
 
 def _about(session: Session[Seat]) -> dict[str, Any]:
+    """What its own record says in full: anybody may log in with 64 KiB of description."""
     return {
         "sid": session.sid,
         "joined_at_secs": int(session.joined_at),
         "connected": session.seat.connected,
-        "desc": session.desc,
+        "desc": None if session.desc is None else cut(session.desc),
         **session.observed.about(),
         "last_activity_secs": int(session.last_access.wall),
     }

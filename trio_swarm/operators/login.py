@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 import time
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from trio_swarm.errors import BadTokenError, Refused
 from trio_swarm.operators.observed import Observed
 
 __all__ = [
+    "MAX_LOGIN_BODY",
     "ExpiredToken",
     "LoginRequest",
     "Moment",
@@ -35,6 +37,9 @@ class SeatLike(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def ever_addressed(self) -> bool: ...
+
 
 SeatT = TypeVar("SeatT", bound=SeatLike)
 
@@ -42,6 +47,10 @@ _MAX_ROLES: Final = 64
 _MAX_ROLE: Final = 256
 _MAX_ABOUT: Final = 64 * 2**10
 """Description and manifest of one session together, in characters of JSON."""
+MAX_LOGIN_BODY: Final = 12 * _MAX_ROLES * _MAX_ROLE + 2 * _MAX_ABOUT
+"""Bytes of a login, 320 KiB: all of that, each character of a role as two escapes, and half as much
+of the rest again for what says nothing. Anybody may send one, and it is parsed in one go."""
+_LIKE_A_SID: Final = re.compile(r"S-[0-9A-Fa-f]{16}")
 
 
 class RolesTaken(Refused):
@@ -99,7 +108,11 @@ class LoginRequest:
 
     @classmethod
     def parse(cls, body: Any) -> LoginRequest:
-        """Read it from a request's body. Unknown keys are ignored; raises ``ValueError``."""
+        """Read it from a request's body. Unknown keys are ignored; raises ``ValueError``.
+
+        A role is any text (contract: operators 1.3), but for what a sid looks like: whoever names a
+        session means that one, also when it has ended, and nobody who took its sid for a role.
+        """
         if not isinstance(body, dict):
             raise ValueError("expected an object")
         roles = body.get("roles", [])
@@ -107,6 +120,8 @@ class LoginRequest:
             raise ValueError("roles: expected a list of strings")
         if len(roles) > _MAX_ROLES or any(not 0 < len(role) <= _MAX_ROLE for role in roles):
             raise ValueError(f"roles: at most {_MAX_ROLES}, each of 1 to {_MAX_ROLE} characters")
+        for role in filter(_LIKE_A_SID.fullmatch, roles):
+            raise ValueError(f"roles: {role!r} looks like the sid of a session, which no role may")
         desc = body.get("desc")
         if desc is not None and not isinstance(desc, str):
             raise ValueError("desc: expected a string")
@@ -135,6 +150,8 @@ class Session(Generic[SeatT]):
     """SHA-256 of its token."""
     seated: bool = False
     """A socket came at least once."""
+    deleted: bool = False
+    """It was ended for good: it is not to be there for the next server either."""
     observed: Observed = attrs.field(factory=Observed, repr=False)
     """The steps that addressed it."""
 
@@ -152,6 +169,11 @@ class Session(Generic[SeatT]):
     def capability_manifest(self) -> dict[str, Any] | None:
         """What the operator says that it can do; opaque."""
         return self.request.capability_manifest
+
+    @property
+    def spare(self) -> bool:
+        """Nothing is lost with it: nobody is connected now, and nothing was ever given to it."""
+        return not (self.seat.connected or self.seat.ever_addressed or self.observed.total)
 
     def opened_by(self, presented: Presented) -> bool:
         """That token is this session's; in constant time."""

@@ -7,7 +7,6 @@ Sockets come and go below; the asker notices nothing of it but time.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -50,6 +49,7 @@ REPLACED: Final = 4001
 Emit: TypeAlias = Callable[[str, Mapping[str, object]], None]
 ReplyT = TypeVar("ReplyT")
 
+_NORMAL: Final = 1000
 _TOO_MALFORMED: Final = (1008, "too many messages that are no frames")
 _REJECTED: Final = "the operator rejected it and gave no reason"
 
@@ -79,7 +79,7 @@ class _Unsendable:
 
 
 class Seat(AnySeat):
-    """One operator session; made by a login, and gone with its logout.
+    """One operator session; made by a login, and gone with its logout or `OperatorServer.remove`.
 
     See `AnySeat` for the four verbs. Requests are parked while the operator is away and
     delivered again, under the same id and in order, until they are answered.
@@ -114,7 +114,7 @@ class Seat(AnySeat):
         self._open: dict[int, SeatSocket] = {}
         self._due = trio.lowlevel.ParkingLot()
         self._changed = trio.lowlevel.ParkingLot()
-        self._away_since = trio.current_time()
+        self._farewell_code = _NORMAL
 
     def __repr__(self) -> str:
         return f"<Seat {self._sid} {self.roles} {self._machine.phase.value}>"
@@ -144,15 +144,10 @@ class Seat(AnySeat):
         """The session is over for good."""
         return self._machine.phase is Phase.GONE
 
-    def expires(self, *, join_within: float, idle_within: float) -> float:
-        """When the session ends if no socket comes before, on ``trio.current_time()``'s clock.
-
-        ``join_within`` seconds after a login to which no socket ever came, ``idle_within``
-        after the last socket went; never while there is one.
-        """
-        if self._machine.phase is not Phase.AWAY:
-            return math.inf
-        return self._away_since + (idle_within if self._machine.ever_connected else join_within)
+    @property
+    def ever_addressed(self) -> bool:
+        """It was asked, or told of, something at least once."""
+        return self._machine.ever_addressed
 
     @property
     def verbs(self) -> frozenset[str]:
@@ -272,7 +267,7 @@ class Seat(AnySeat):
             try:
                 self._attach(socket)
             except SeatGone as gone:
-                await link.aclose(1000, gone.reason)
+                await link.aclose(self._farewell_code, gone.reason)
                 return
             try:
                 await socket.run()
@@ -296,13 +291,16 @@ class Seat(AnySeat):
             await socket.cut()
         await trio.lowlevel.checkpoint()
 
-    def close(self, reason: str, *, code: int = 1000) -> int:
-        """End the session: every wait fails now, the socket is closed. Says how many waits.
+    def _close(self, reason: str, *, code: int = _NORMAL) -> int:
+        """End what hangs on the session: every wait fails now, the socket is closed. Says how many waits.
 
-        Idempotent. Does not wait for the socket, which takes the notices that are queued first.
+        For whoever has just taken the session out of its table: alone it would leave one behind that
+        nobody can use. Idempotent. Does not wait for the socket, which takes the notices that are queued
+        first. A socket that comes later is closed with the same code.
         """
         if self.gone:
             return 0
+        self._farewell_code = code
         last = self._machine.unwritten()
         attached = self._machine.close(reason)
         if attached is not None:
@@ -324,7 +322,6 @@ class Seat(AnySeat):
     def _detach(self, socket: SeatSocket) -> None:
         del self._open[socket.number]
         if self._machine.detach(socket.number):
-            self._away_since = trio.current_time()
             self._emit("operator_away", {"sid": self._sid, "name": self.name})
 
     def _received(self, number: int, item: ClientMsg | Malformed) -> None:

@@ -166,13 +166,14 @@ class OperatorServer:
     def _ended(self, session: Session[Seat], reason: str) -> None:
         """A session left the table: in the same step, so that no connect can come between."""
         self._redelivered_before += session.seat.statistics().redelivered
-        failed = session.seat.close(reason, code=_GOING_AWAY if self._leaving else _NORMAL)
+        failed = session.seat._close(reason, code=_GOING_AWAY if self._leaving else _NORMAL)
         self._emit("operator_left", {**_about(session), "reason": reason, "failed": failed})
 
     async def _note_accesses(self) -> None:
         try:
             await self._sessions.write_accesses()
             await self._sessions.write_observed()
+            await self._sessions.delete_overdue()
         except StoreError as error:
             _log.warning("when the sessions were last accessed could not be noted: %s", error)
         except Exception:  # A fault of ours: as in `PeriodicJob`, no reason to cut anybody off.
@@ -231,8 +232,9 @@ async def serve_operators(
             sids and tokens, disconnected. Requests that wait are not kept: who made them is gone too.
             A client of ours withdraws them at its end when it comes back and finds another server.
         running_runs: how many tasks are running now, for ``GET /v1/status``.
-        max_sessions: logged in at a time; beyond, a session to which no socket ever came makes room, and a
-            login is answered 503 only where there is none.
+        max_sessions: logged in at a time; beyond, a session makes room that is not connected and was never
+            given anything (first such as never had a socket, then the one accessed the longest ago), and
+            a login is answered 503 only where there is none.
         max_pending: requests that wait for one operator; more raise `BusyError`.
         max_notices: ``hook_after`` notices kept for one operator that is away or slow.
         max_malformed: messages of one operator within a minute that are no frames; beyond, its
@@ -254,7 +256,8 @@ async def serve_operators(
 
     Leaving ends every session, but for the rows in ``state``: what still waits raises `PeerGoneError`,
     sockets are closed with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once.
-    Logins and upgrades are answered 503 from then on, and answers that are being written are let out.
+    Whatever needs a session is answered 503 from then on; logins and logouts that are under way then are
+    carried out, and answers that are being written are let out, within the same time.
     Raises ``OSError`` if it cannot listen, ``ValueError`` for a route that is there already or a setting
     that cannot work, and `StoreError` if it cannot use ``state``; the listeners are closed then too.
     """
@@ -316,7 +319,7 @@ async def serve_operators(
                         api.close(_LEAVING)
                         server._leave()
                 with trio.move_on_after(CLOSE_DEADLINE):
-                    await api.wait_no_sockets()
+                    await api.wait_quiet()
                     await answers.wait_written()
                 nursery.cancel_scope.cancel()
 

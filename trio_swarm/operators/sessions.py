@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from trio_swarm._io.session_db import ObservedRow, SessionDB, SessionRow
-from trio_swarm.errors import BadTokenError, StoreError
+from trio_swarm.errors import BadTokenError, BusyError, StoreError
 from trio_swarm.operators.login import LoginRequest, Moment, Presented, RolesTaken, Session
 from trio_swarm.operators.observed import MAX_LOGGED, Observed
 from trio_swarm.operators.seat import Seat
@@ -35,7 +35,7 @@ JOIN_WITHIN: Final = 60.0
 IDLE_WITHIN: Final = 86400.0
 """Without a socket and without a word. The original's idle horizon, 24 h."""
 
-_MADE_ROOM: Final = "it made room: nobody had connected"
+_MADE_ROOM: Final = "it made room: nobody was connected, and nothing had been given to it"
 
 _log: Final = logging.getLogger("trio_swarm.operators")
 
@@ -53,6 +53,10 @@ class Sessions:
     idle_within: float = IDLE_WITHIN
     _written: dict[str, tuple[float, bool]] = attrs.field(factory=dict, repr=False)
     """What the row of each session says of its last access."""
+    _overdue: set[str] = attrs.field(factory=set, repr=False)
+    """Sids of rows that should be gone, and could not be deleted yet."""
+    closed: str | None = None
+    """Why there are no sessions here any more: the server is leaving."""
 
     async def restore(self) -> None:
         """Bring back what an earlier server left: disconnected, and under the same sid and token.
@@ -88,14 +92,17 @@ class Sessions:
     async def mint(self, request: LoginRequest) -> Minted[Seat]:
         """Log an operator in. Cancelled: it is logged in, on disk as well, or it is not.
 
-        Where there are too many, one to which no socket ever came is ended for it, even if it then
-        does not come about. Raises `RolesTaken`, `BusyError` (none of them can go) or `StoreError`;
-        there is nothing of it then.
+        Where there are too many, one that can be spared is ended for it, even if it then does not come
+        about. Raises `RolesTaken`, `BusyError` (none of them can go, or the server is leaving) or
+        `StoreError`; there is nothing of it then.
         """
         await trio.lowlevel.checkpoint()
         # Roles of those whose time is over are free, even if no sweep came by since.
         for holder in filter(None, map(self.table.find, request.roles)):
             await self.judge(holder)
+        if self.closed is not None:
+            # The table is empty by now, and would give away roles that stored sessions have.
+            raise BusyError(self.closed)
         with self.table.reserve(request) as claim:
             while self.table.surplus > 0:
                 await self._make_room()
@@ -106,15 +113,17 @@ class Sessions:
         return minted
 
     async def _make_room(self) -> None:
-        """End one session that never had a socket. Raises `BusyError` or `StoreError`."""
+        """End one session that can be spared. Raises `BusyError` or `StoreError`."""
         with self.table.making_room() as session:
+            sockets = session.seat.statistics().delivery.sockets
             if self.store is not None:
                 await self.store.delete(session.sid)
-            if not session.seated:
-                self.forget(session, _MADE_ROOM)
+            if session.spare and session.seat.statistics().delivery.sockets == sockets:
+                self._finish(session, _MADE_ROOM)
                 return
-        # It was at the door before it was chosen, and got its seat meanwhile: that is not taken away.
-        await self._put_back(session)
+        # It was at the door before it was chosen, or just being given something: that is not taken away.
+        if not session.deleted:
+            await self._put_back(session)
 
     async def _put_back(self, session: Session[Seat]) -> None:
         """Write the row of a session that lives. If that fails the session ends, as after a crash."""
@@ -128,22 +137,43 @@ class Sessions:
             except StoreError:
                 self.forget(session, "its state could not be written")
                 raise
-            if self.table.find(session.sid) is not session:  # Ended by somebody else meanwhile.
-                await self.store.delete(session.sid)
-                return
-        self._written[session.sid] = (row.last_access, row.seated)
+            if session.deleted:  # By somebody else meanwhile, who was told so.
+                self._overdue.add(session.sid)
+                for error in await self.delete_overdue():
+                    _log.warning("the ended session %s could not be deleted: %s", session.sid, error)
+        if self.table.find(session.sid) is session:  # If not: it is there for the next server.
+            self._written[session.sid] = (row.last_access, row.seated)
         session.observed = attrs.evolve(session.observed, stored=0)  # Its log had gone with the row.
 
     async def end(self, session: Session[Seat], reason: str) -> bool:
         """End a session: its row, then all the rest in one step. False if it is ended already.
 
         Raises `StoreError`; the session is as it was then. Cancelled: likewise, or it is ended.
+        If the server leaves meanwhile, the session is not there for the next one.
         """
         if self.store is not None:
             await self.store.delete(session.sid)
         else:
             await trio.lowlevel.checkpoint()
-        return self.forget(session, reason)
+        return self._finish(session, reason)
+
+    def _finish(self, session: Session[Seat], reason: str) -> bool:
+        """Its row is deleted. False if it was ended before."""
+        first, session.deleted = not session.deleted, True
+        self.forget(session, reason)
+        return first
+
+    async def delete_overdue(self) -> list[StoreError]:
+        """Try again what could not be deleted when its session ended; what it failed at."""
+        errors = []
+        for sid in tuple(self._overdue):
+            assert self.store is not None
+            try:
+                await self.store.delete(sid)
+                self._overdue.discard(sid)
+            except StoreError as error:
+                errors.append(error)
+        return errors
 
     def forget(self, session: Session[Seat], reason: str) -> bool:
         """End a session in this process alone: its row, if it has one, stays for the next server."""
@@ -201,7 +231,7 @@ class Sessions:
 
     async def sweep(self) -> tuple[int, list[StoreError]]:
         """End all sessions whose time is over: how many, and what kept others from it."""
-        count, errors = 0, []
+        count, errors = 0, await self.delete_overdue()
         now = trio.current_time()
         for session in self.table:
             if self.expires(session) <= now:

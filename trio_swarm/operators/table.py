@@ -34,7 +34,7 @@ __all__ = ["MAX_SESSIONS", "Claim", "Minted", "SessionTable"]
 
 MAX_SESSIONS: Final = 1024
 """Sessions of one server. A login needs no token by contract, so that something must bound it; at this
-bound those to which no socket ever came make room."""
+bound such make room as are not connected and were never given anything."""
 
 _EXPIRED_REMEMBERED: Final = 1024
 """Tokens of expired sessions that are told so, rather than that nobody knows them."""
@@ -135,15 +135,14 @@ class SessionTable(Generic[SeatT]):
     def making_room(self) -> Iterator[Session[SeatT]]:
         """Choose, in one step, a session that makes room; for the block nobody comes in to it.
 
-        Of those that never had a socket the one that was accessed the longest ago: whoever has just
-        shown its token may be on the way in. Raises `BusyError` if there are fewer than the `surplus`.
+        Of the `Session.spare` ones; such as never had a socket first, because a socket costs nobody
+        more than a login does. Of these the one that was accessed the longest ago: whoever has just shown
+        its token may be on the way in. Raises `BusyError` if there are fewer than the `surplus`.
         """
-        may_go = [
-            each for each in self._sessions.values() if not each.seated and each.sid not in self._leaving
-        ]
+        may_go = [each for each in self._sessions.values() if each.spare and each.sid not in self._leaving]
         if len(may_go) < max(self.surplus, 1):
             raise self._full()
-        session = min(may_go, key=lambda each: each.last_access.at)
+        session = min(may_go, key=lambda each: (each.seated, each.last_access.at))
         self._leaving.add(session.sid)
         try:
             yield session

@@ -103,6 +103,8 @@ class TaskApi:
     @_admin
     async def start(self, request: Request) -> Response:
         """Start a step; 200 with its outcome, or 202 at once when it is detached."""
+        if self._closed is not None:  # Whoever it names may be gone already: that is no fault of the request.
+            return _error(503, self._closed)
         try:
             launch = Launch.parse(request.json)
             order = launch.order(self._dispatcher, self._default_kind)
@@ -182,6 +184,9 @@ class TaskApi:
             try:
                 await self._admit_worker(request, task)
             except Denied as denied:
+                if self._closed is not None and denied.status in (400, 401):
+                    # An operator's, it may be: the next server may know it, and it is not to be given up.
+                    return _error(503, self._closed)
                 return _refused(denied)
         return _unknown() if task is None else Response.json(200, _outcome(task))
 
