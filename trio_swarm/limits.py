@@ -52,14 +52,23 @@ MAX_BODY: Final = 2 * 2**20
 """Request body. The original's own limit (axum's default)."""
 
 MAX_CONNECTIONS: Final = 256
-"""Connections of one server at a time; more are hung up on at once."""
+"""Connections of one server at a time. One more lets the oldest go that shows no credential, is no
+WebSocket and is not being answered, and is hung up on where there is none."""
+
+SPARE_DESCRIPTORS: Final = 64
+"""Of those that the process may open (its soft ``RLIMIT_NOFILE``), no server's connections take so many:
+files, listeners, and answers to those who must go. macOS starts processes with 256."""
+
+MIN_CONNECTIONS: Final = 16
+"""A server has so many all the same, if it was not told to have fewer."""
 
 MAX_UNPROVEN: Final = 16
 """Of these, such from one address that have shown no valid credential and need not hurry. Precedent:
 sshd's MaxStartups, which begins to refuse at 10."""
 
 HURRIED_DEADLINE: Final = 2.0
-"""From connect to the end of a request's head, for one beyond ``MAX_UNPROVEN``."""
+"""From connect to the end of a request's head, for one beyond ``MAX_UNPROVEN``; and again for its body.
+For as long a request that shows no credential waits for its turn, where too many are answered."""
 
 # -- correlation -----------------------------------------------------------------------
 
@@ -199,7 +208,14 @@ GUESSES_PER_SERVER: Final = 120
 
 GUESS_TURN: Final = 0.02
 """Between two handles, good or bad, that are looked at while too many unknown ones come: at 100 live
-handles a hit takes 10 days on average, and a good one waits 5 s at most with ``MAX_CONNECTIONS``."""
+handles a hit takes 10 days on average, and who waits does so for 0.64 s at most (``WAITING_HANDLES``)."""
+
+WAITING_HANDLES: Final = 32
+"""Handles that wait for their turn; then 429. Half of the requests that a server of ``MAX_CONNECTIONS``
+answers at a time for those that have shown no credential: others are answered beside them."""
+
+WAITING_HANDLES_PER_PEER: Final = 16
+"""Of these, from one address."""
 
 FORGOTTEN_HANDLES: Final = 4096
 """Handles of forgotten attempts that are still told from a guess."""

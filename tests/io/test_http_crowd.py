@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import resource
 import ssl
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
 import trio
+import trio.testing
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
-from trio_swarm._io.http import FrontLimits, serve_http
+from trio_swarm._io.http import FrontLimits, _Front, serve_http
+from trio_swarm._io.http_answers import Answers
 from trio_swarm._io.http_messages import HttpError, Request, Response
+from trio_swarm._io.http_places import Places, within_descriptors
 from trio_swarm._io.http_routes import Route, RouteTable, UpgradeRoute
 from trio_swarm._io.unix import connect_unix, open_unix_listener
+from trio_swarm._state.crowd import Crowd
 from trio_swarm._state.policy import EdgePolicy, loopback_hosts
 from trio_swarm.limits import MAX_UNPROVEN
 
@@ -48,6 +54,11 @@ async def stuck(request: Request) -> Response:
     raise AssertionError
 
 
+async def streamed(request: Request) -> Response:
+    assert request.stream is not None
+    return Response(200, await request.stream.read_all())
+
+
 async def websocket(request) -> None:
     async with request.accept() as transport:
         while await transport.receive_batch():
@@ -59,6 +70,7 @@ ROUTES = [
     Route("GET", "/mine", mine),
     Route("GET", "/stuck", stuck),
     Route("POST", "/body", body, body="bytes"),
+    Route("POST", "/stream", streamed, body="stream"),
     UpgradeRoute("/ws", websocket),
 ]
 
@@ -79,7 +91,7 @@ class Connect:
 
 
 @asynccontextmanager
-async def front(given=None, connect=None, limits=QUICK, **options):
+async def front(given=None, connect=None, limits=QUICK, routes=ROUTES, **options):
     """Yields what connects to it: a `Connect`."""
     async with trio.open_nursery() as nursery:
         if given is None:
@@ -87,7 +99,7 @@ async def front(given=None, connect=None, limits=QUICK, **options):
             connect = partial(trio.open_tcp_stream, *given[0].socket.getsockname())
         policy = EdgePolicy(loopback_hosts(None))
         options.setdefault("knows", lambda bearer: bearer == "known")
-        serve = partial(serve_http, given, RouteTable(ROUTES), policy=policy, limits=limits, **options)
+        serve = partial(serve_http, given, RouteTable(routes), policy=policy, limits=limits, **options)
         await nursery.start(serve)
         connecting = Connect(connect)
         yield connecting
@@ -221,44 +233,162 @@ async def test_when_all_is_full_the_oldest_of_the_idle_goes(caplog) -> None:
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-async def test_nobody_is_cut_off_in_a_request() -> None:
-    """Of a head that comes in drops, yes; not in a body that does, nor at an endpoint that takes its time."""
+async def test_nobody_is_cut_off_whose_whole_request_is_there() -> None:
+    """In a head or a body that comes in drops, yes; not at an endpoint that takes its time."""
     limits = FrontLimits(hurried_deadline=30)
-    async with front(limits=limits, max_connections=4, max_unproven=1) as connect:
-        _, head, post, at_work = await accepted(connect, 4)
+    async with front(limits=limits, max_connections=8, max_unproven=1) as connect:
+        _, head, post, expecting, at_work, *_ = await accepted(connect, 8)
         await head.send_all(OPEN[:-2])
-        await post.send_all(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        await post.send_all(POST + b"\r\nabc")
+        assert b" 100 " in await ask(expecting, POST + b"Expect: 100-continue\r\n\r\n")
         await at_work.send_all(OPEN.replace(b"/open", b"/stuck"))
         await wait_all_tasks_blocked(0.05)
-        await accepted(connect, 1)
-        assert status_of(await rest(head)) == 429
-        for _ in range(3):
-            await accepted(connect, 1)
-        await post.send_all(b"defghi")
-        assert (await rest(post)).endswith(b"abcdefghi")
-        with trio.move_on_after(0.1) as waiting:
-            await at_work.receive_some()
-        assert waiting.cancelled_caught
+        for slow in (head, post, expecting):
+            [comes] = await accepted(connect, 1)
+            said = await rest(slow)
+            assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (429, True)
+            assert status_of(await ask(comes, PROVEN)) == 200
+        assert not await is_over(at_work)
 
 
-async def test_requests_that_prove_nothing_leave_half_of_the_places() -> None:
-    """Those beyond are told to come again before their body is read; who shows a good token is heard."""
-    async with front(max_connections=8, max_unproven=8) as connect:
-        for stream in await accepted(connect, 4):
-            await stream.send_all(OPEN.replace(b"/open", b"/stuck"))
+POST = b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+STUCK = OPEN.replace(b"/open", b"/stuck")
+
+
+async def is_over(stream) -> bool:
+    """Something came, or it was hung up."""
+    with trio.move_on_after(0.1):
+        await stream.receive_some()
+        return True
+    return False
+
+
+async def test_slow_bodies_of_one_place_shut_out_nobody() -> None:
+    """Also streamed ones, of which an endpoint has begun to read: the oldest goes for whoever comes."""
+    streamed = POST.replace(b"/body", b"/stream")
+    for begun in (POST, streamed):
+        async with front(limits=FrontLimits(hurried_deadline=30), max_connections=8) as connect:
+            held = await accepted(connect, 8)
+            for stream in held:
+                await stream.send_all(begun + b"\r\nabc")
+            await wait_all_tasks_blocked(0.05)
+            for expected in held[:3]:
+                [comes] = await accepted(connect, 1)
+                assert status_of(await ask(comes, OPEN)) == 200
+                assert status_of(await rest(expected)) == 429
+                await comes.aclose()
+                await wait_all_tasks_blocked(0.01)
+                await accepted(connect, 1)
+            await held[-1].send_all(b"defghi")
+            assert (await answer(held[-1])).endswith(b"abcdefghi")
+
+
+async def test_who_must_hurry_hurries_with_its_body_too() -> None:
+    """Unless it shows a good token before it."""
+    async with front(max_unproven=1) as connect:
+        at_ease, *slow, known = await accepted(connect, 4)
+        for stream, begun in zip(slow, (POST, POST.replace(b"/body", b"/stream")), strict=True):
+            await stream.send_all(begun + b"\r\nabc")
+        await at_ease.send_all(POST + b"\r\nabc")
+        await known.send_all(POST + b"Authorization: Bearer known\r\n\r\nabc")
+        for stream in slow:
+            said = await rest(stream)
+            assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (429, True)
+        for stream in (at_ease, known):
+            assert status_of(await ask(stream, b"defghi")) == 200
+
+
+async def test_requests_that_prove_nothing_take_turns() -> None:
+    """A quarter of all at a time: those beyond wait in line, and are told when that takes too long."""
+    gate = trio.Event()
+
+    async def waits(request: Request) -> Response:
+        await gate.wait()
+        return Response.text(200, "done")
+
+    routes = [*ROUTES, Route("GET", "/gate", waits)]
+    limits = FrontLimits(hurried_deadline=1)
+    async with front(limits=limits, routes=routes, max_connections=8, max_unproven=8) as connect:
+        busy = await accepted(connect, 2)
+        for stream in busy:
+            await stream.send_all(OPEN.replace(b"/open", b"/gate"))
         await wait_all_tasks_blocked(0.05)
-        over, good = await accepted(connect, 2)
-        head = b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
-        await over.send_all(head + b"\r\n")
-        said = await rest(over)
+        over, later, good = await accepted(connect, 3)
+        await over.send_all(OPEN)
+        assert not await is_over(over)
+        assert status_of(await ask(good, POST + b"Authorization: Bearer known\r\n\r\nabcdefghi")) == 200
+        said = await answer(over)
         assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (429, True)
-        await good.send_all(head + b"Authorization: Bearer known\r\n\r\nabcdefghi")
-        assert status_of(await answer(good)) == 200
+        await later.send_all(POST + b"\r\nabcdefghi")
+        assert not await is_over(later)
+        gate.set()
+        for stream in (later, *busy):
+            assert status_of(await answer(stream)) == 200
 
 
-async def test_seats_leave_a_quarter_of_the_places() -> None:
-    """A login asks for no credential: a seat proves nothing."""
+async def test_who_waits_for_its_turn_may_have_to_go() -> None:
+    """It is told so, and never has a turn."""
+    async with front(limits=FrontLimits(hurried_deadline=30), max_connections=4, max_unproven=4) as connect:
+        busy, waits = await accepted(connect, 2)
+        for stream in (busy, waits):
+            await stream.send_all(STUCK)
+            await wait_all_tasks_blocked(0.05)
+        await accepted(connect, 3)
+        assert b"that have shown no credential" in await rest(waits)
+        assert not await is_over(busy)
+
+
+async def test_idle_ones_that_were_answered_make_room_at_last() -> None:
+    """Without a word: they have asked for nothing. The one goes that is idle for longest."""
     async with front(max_connections=4, max_unproven=4) as connect:
+        held = await accepted(connect, 4)
+        for stream in (held[1], held[0], held[2], held[3]):
+            assert status_of(await ask(stream, OPEN)) == 200
+        [comes] = await accepted(connect, 1)
+        assert status_of(await ask(comes, PROVEN)) == 200
+        assert await rest(held[1]) == b""
+        await held[0].send_all(OPEN[:9])  # Its next request has begun.
+        await wait_all_tasks_blocked(0.01)
+        [comes] = await accepted(connect, 1)
+        assert status_of(await ask(comes, PROVEN)) == 200
+        assert status_of(await rest(held[0])) == 429
+
+
+@pytest.mark.parametrize("path", [b"/mine", b"/ws"])
+async def test_a_head_that_comes_when_it_must_go_is_told_so(path) -> None:
+    """In the same step: it was read, and is not answered any more; nor refused for what it is."""
+    places = Places("http", Crowd(1, 1), 1)
+
+    def another_comes(bearer: str) -> bool:
+        assert places.enter("elsewhere") is not None
+        return False
+
+    policy, limits = EdgePolicy(loopback_hosts(None)), FrontLimits()
+    server = _Front(RouteTable(ROUTES), policy, limits, places, another_comes, Answers())
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, theirs)
+        await ours.send_all(PROVEN.replace(b"/mine", path))
+        assert status_of(await rest(ours)) == 429
+
+
+async def test_no_more_connections_than_descriptors(caplog, monkeypatch) -> None:
+    """64 less, and 16 in any case: told once, and the oldest goes for the next."""
+    for may_open, given, most in ((90, 256, 26), (70, 256, 16), (70, 8, 8), (4096, 256, 256), (-1, 999, 999)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, may_open=may_open: (may_open, may_open))
+        caplog.clear()
+        assert within_descriptors(given, "x") == most
+        assert len(caplog.records) == (most < given)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (80, 80))
+    async with front(max_unproven=1, limits=FrontLimits(hurried_deadline=30)) as connect:
+        assert "at most 16 connections instead of 256" in caplog.text
+        _, second, *_ = await accepted(connect, 17)
+        assert status_of(await rest(second)) == 429
+
+
+async def test_seats_are_half_of_the_places() -> None:
+    """A login asks for no credential: a seat proves nothing. Of one place, three quarters of them."""
+    async with front(max_connections=8, max_unproven=8) as connect:
         *seats, over = await accepted(connect, 4)
         for stream in seats:
             assert status_of(await ask(stream, UPGRADE)) == 101

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 
-import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_swarm._state.crowd import Crowd, Guest
 
@@ -86,79 +88,176 @@ def test_who_is_at_ease_and_silent_goes_when_nobody_is_hurried() -> None:
 
 def test_nobody_goes_who_is_known_or_seated_or_asks() -> None:
     crowd = Crowd(most=4, share=1)
-    known, seated, at_ease, hurried = (entered(crowd, place) for place in "abcc")
+    known, again, seated, asking = (entered(crowd, place) for place in "aabc")
     crowd.know(known)
-    assert crowd.ask(seated)
+    crowd.know(again)
     assert crowd.sit(seated)
-    assert crowd.ask(at_ease)
-    assert crowd.ask(hurried)
+    assert crowd.ask(asking)
     assert crowd.enter("d") is None
-    crowd.answered(at_ease)
-    assert crowd.enter("d") is None, "within its share it may keep its connection"
-    crowd.answered(hurried)
+    crowd.answered(asking)
     entry = crowd.enter("d")
     assert entry is not None
-    assert entry.ousted is hurried
+    assert entry.ousted is asking, "idle, and nobody else can go"
 
 
-def test_half_of_all_may_be_in_requests_of_one_place_that_prove_nothing() -> None:
-    crowd = Crowd(most=8, share=8)
+def test_who_was_answered_goes_last_and_the_longest_idle_first() -> None:
+    crowd = Crowd(most=6, share=3)
+    first, second, silent, other = (entered(crowd, place) for place in "aaab")
+    for guest in (second, first, other):
+        assert crowd.ask(guest)
+        crowd.answered(guest)
+    hurried, _ = entered(crowd, "a"), crowd.know(entered(crowd, "a"))
+    for expected in (hurried, silent, second):
+        entry = crowd.enter("c")
+        assert entry is not None
+        assert entry.ousted is expected
+        crowd.know(entry.guest)
+
+
+def test_a_quarter_may_ask_and_the_others_wait_in_line() -> None:
+    """Of one place three quarters of it: the next is another's, though it came later."""
+    crowd = Crowd(most=16, share=16)
     guests = [entered(crowd, "a") for _ in range(6)]
-    assert [crowd.ask(guest) for guest in guests] == [True] * 4 + [False] * 2
-    crowd.know(guests[4])
-    assert crowd.ask(guests[4]), "who is known is heard"
-    crowd.answered(guests[0])
-    assert crowd.ask(guests[5])
-    assert crowd.ask(entered(crowd, "b")), "each place has a half of its own"
-
-
-def test_three_quarters_of_all_may_be_seats() -> None:
-    """Whoever logs in can have one; so the last quarter is for those who show a credential."""
-    crowd = Crowd(most=8, share=1)
-    guests = [entered(crowd, str(number)) for number in range(8)]
-    assert [crowd.sit(guest) for guest in guests] == [True] * 6 + [False] * 2
+    assert [crowd.ask(guest) for guest in guests] == [True] * 3 + [False] * 3
+    other, last = entered(crowd, "b"), entered(crowd, "b")
+    assert crowd.ask(other)
+    assert not crowd.ask(last)
+    assert crowd.call() == []
+    crowd.answered(other)
+    assert crowd.call() == [last]
+    crowd.know(guests[3])
+    crowd.give_up(guests[4])
     crowd.leave(guests[0])
-    assert crowd.sit(guests[7])
-    crowd.leave(guests[7])
-    assert not crowd.sit(guests[7]), "it has gone"
-    assert not crowd.ask(guests[7])
+    assert crowd.call() == [guests[5]]
+    assert crowd.call() == []
+    assert crowd.ask(guests[3]), "who is known is heard"
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_rules_hold_whatever_happens(seed) -> None:
-    """Random steps against a plain list; and nothing is left of those who went."""
-    rng = random.Random(seed)
-    crowd, inside = Crowd(most=rng.randrange(1, 12), share=rng.randrange(0, 4)), []
-    for _ in range(2000):
-        what = rng.randrange(6)
-        if what == 0:
-            hurried = [each for each in inside if each.hurried and not each.asking]
-            silent = hurried + [each for each in inside if each.standing == "at ease" and not each.heard]
-            entry = crowd.enter(rng.choice("abc"))
-            if entry is None:
-                assert len(inside) == crowd.most
-                assert not silent
-                continue
-            if entry.ousted is not None:
-                assert entry.ousted in (hurried or silent)
-                assert len(inside) == crowd.most
-                inside.remove(entry.ousted)
-            inside.append(entry.guest)
-        elif inside:
-            guest = rng.choice(inside)
-            if what == 5:
-                crowd.leave(guest)
-                inside.remove(guest)
-            else:
-                (crowd.know, crowd.ask, crowd.answered, crowd.sit)[what - 1](guest)
-        assert crowd.inside == len(inside) <= crowd.most
-        for place in "abc":
-            here = [each for each in inside if each.place == place]
-            assert sum(each.standing == "at ease" for each in here) <= crowd.share
-            assert sum(each.asking for each in here) <= max(1, crowd.most // 2)
-        assert sum(each.standing == "seated" for each in inside) <= max(1, crowd.most - crowd.most // 4)
-        assert not any(guest.standing == "gone" for guest in inside)
-    for guest in inside:
-        crowd.leave(guest)
-    assert (crowd.inside, crowd._seated, len(crowd._at_ease), len(crowd._asking)) == (0, 0, 0, 0)
-    assert crowd._silent == {"hurried": {}, "at ease": {}}
+def test_half_of_all_may_be_seats() -> None:
+    """Whoever logs in can have one: of one place, three quarters of them."""
+    crowd = Crowd(most=16, share=1)
+    guests = [entered(crowd, "a") for _ in range(7)]
+    assert [crowd.sit(guest) for guest in guests] == [True] * 6 + [False]
+    others = [entered(crowd, str(number)) for number in range(3)]
+    assert [crowd.sit(guest) for guest in others] == [True] * 2 + [False]
+    crowd.leave(guests[0])
+    assert crowd.sit(guests[6])
+    crowd.leave(guests[6])
+    assert not crowd.sit(guests[6]), "it has gone"
+    assert not crowd.ask(guests[6])
+
+
+class Crowds(RuleBasedStateMachine):
+    """Whatever comes and goes, against a plain list: with what is called as whoever serves calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[Guest] = []
+        self.line: list[Guest] = []
+
+    @initialize(most=st.integers(1, 24), share=st.integers(0, 4))
+    def begin(self, most, share) -> None:
+        self.crowd = Crowd(most, share)
+        half, quarter = max(1, most // 2), max(1, most // 4)
+        self.seats, self.seats_of_one = half, half - half // 4
+        self.asks, self.asks_of_one = quarter, quarter - quarter // 4
+
+    def stands(self, *standings: str) -> list[Guest]:
+        return [each for each in self.inside if each.standing in standings]
+
+    def asking(self, place: str | None = None) -> list[Guest]:
+        return [each for each in self.inside if each.asking and place in (None, each.place)]
+
+    def may_ask(self, guest: Guest) -> bool:
+        return len(self.asking()) < self.asks and len(self.asking(guest.place)) < self.asks_of_one
+
+    def gave_up(self) -> None:
+        """The first in line that may goes on, and so forth."""
+        expected, called = list(self.line), self.crowd.call()
+        assert [each for each in expected if each in called] == called
+        self.line = [each for each in expected if each not in called]
+        assert all(each.asking and each.heard for each in called)
+        assert not any(self.may_ask(each) for each in self.line)
+
+    @rule(place=st.sampled_from("abcd"))
+    def enter(self, place) -> None:
+        idle = [each for each in self.stands("at ease", "hurried") if not each.asking]
+        ranks = [
+            [each for each in idle if each.hurried],
+            [each for each in idle if not each.hurried and not each.heard],
+            [each for each in idle if not each.hurried and each.heard],
+        ]
+        first = next((rank for rank in ranks if rank), [])
+        at_ease = sum(each.place == place for each in self.stands("at ease"))
+        entry = self.crowd.enter(place)
+        if entry is None:
+            assert len(self.inside) == self.crowd.most
+            assert not idle, "only where all are known, seated or asking"
+            unknown = len(self.asking()) + len(self.stands("seated"))
+            assert unknown <= max(2, self.crowd.most * 3 // 4)
+            return
+        if (ousted := entry.ousted) is not None:
+            assert len(self.inside) == self.crowd.most
+            assert ousted in first
+            sizes = Counter(each.place for each in first)
+            assert sizes[ousted.place] == max(sizes.values())
+            assert ousted.gone
+            at_ease -= ousted.place == place and ousted in (ranks[1] + ranks[2])
+            self.inside.remove(ousted)
+            self.line = [each for each in self.line if each is not ousted]
+        assert entry.guest.hurried is (at_ease >= self.crowd.share)
+        self.inside.append(entry.guest)
+        self.gave_up()
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), what=st.sampled_from(["know", "ask", "ask", "answered", "sit", "leave", "give_up"]))
+    def act(self, data, what) -> None:
+        guest = data.draw(st.sampled_from(self.inside))
+        before, may_ask = guest.standing, self.may_ask(guest)
+        seats = [each.place for each in self.stands("seated")]
+        room = len(seats) < self.seats and seats.count(guest.place) < self.seats_of_one
+        asked = guest.asking
+        done = getattr(self.crowd, what)(guest)
+        if what == "ask":
+            assert done is (before in ("known", "seated") or asked or may_ask)
+            if not done and guest not in self.line:
+                self.line.append(guest)
+        elif what == "sit":
+            assert done is room
+            assert (guest.standing == "seated") is (done or before == "seated")
+        elif what == "leave":
+            self.inside.remove(guest)
+        if what in ("know", "leave", "give_up") or guest.asking or guest.standing in ("known", "seated"):
+            self.line = [each for each in self.line if each is not guest]
+        self.gave_up()
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        if not hasattr(self, "crowd"):
+            return
+        crowd, seated = self.crowd, self.stands("seated")
+        assert crowd.inside == len(self.inside) <= crowd.most
+        assert list(crowd._waiting) == self.line
+        assert not any(each.gone for each in self.inside)
+        assert (len(seated), len(self.asking())) == (crowd._seated._all, crowd._asking._all)
+        assert len(seated) <= self.seats
+        assert len(self.asking()) <= self.asks
+        assert len(seated) + len(self.asking()) <= max(2, crowd.most * 3 // 4)
+        for place in "abcd":
+            assert len(self.asking(place)) == crowd._asking._taken[place] <= self.asks_of_one
+            assert sum(each.place == place for each in seated) <= self.seats_of_one
+            assert sum(each.place == place for each in self.stands("at ease")) <= crowd.share
+
+    def teardown(self) -> None:
+        if not hasattr(self, "crowd"):
+            return
+        for guest in self.inside:
+            self.crowd.leave(guest)
+        assert (self.crowd.inside, len(self.crowd._waiting), len(self.crowd._at_ease)) == (0, 0, 0)
+        for part in (self.crowd._asking, self.crowd._seated):
+            assert (part._all, len(part._taken)) == (0, 0)
+        assert not any(self.crowd._idle.values())
+
+
+Crowds.TestCase.settings = settings(max_examples=80, stateful_step_count=80, deadline=None)
+TestCrowds = Crowds.TestCase

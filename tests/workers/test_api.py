@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 import trio
 
 from tests.workers.support import bearer, files_in, inline, minted, narrowed, serving
+from trio_swarm._io.head import parse_head
+from trio_swarm._io.http_messages import Request
 from trio_swarm._state.attached import AttachedSessions
 from trio_swarm._state.token import CapabilityToken
 from trio_swarm.limits import (
@@ -17,9 +20,11 @@ from trio_swarm.limits import (
     KEY_LIFE,
     MAX_REPORTS,
     SYSTEM_INLINE,
+    WAITING_HANDLES_PER_PEER,
     WORKER_SESSION_LIFE,
 )
-from trio_swarm.workers import Outcome
+from trio_swarm.workers import Outcome, TaskBoard
+from trio_swarm.workers.door import enter
 
 
 async def test_a_worker_fetches_and_posts(tmp_path) -> None:
@@ -531,6 +536,7 @@ async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path)
         fresh = [bench.begun() for _ in range(5)]
         statuses: list[int] = []
         over = False
+        guessers = WAITING_HANDLES_PER_PEER - 1  # With one more it would be told to come again.
 
         async def guess(number: int) -> None:
             while not over:
@@ -539,7 +545,7 @@ async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path)
                 number += 1000
 
         async with trio.open_nursery() as nursery:
-            for number in range(20):
+            for number in range(guessers):
                 nursery.start_soon(guess, number)
             while len(statuses) < GUESSES_PER_PEER:
                 await trio.sleep(0.001)
@@ -553,8 +559,56 @@ async def test_the_first_request_of_a_worker_passes_while_others_guess(tmp_path)
         assert statuses.count(410) == GUESSES_PER_PEER
         assert set(statuses) == {410, 429}
         # As many as were answered and not seen yet, and one more than there are spaces between them.
-        assert looked_at <= 20 + 1 + took / GUESS_TURN
+        assert looked_at <= guessers + 1 + took / GUESS_TURN
         assert looked_at > 0, "the flood went on all the while"
+
+
+async def test_who_names_its_task_on_any_route_waits_for_no_guesser(tmp_path) -> None:
+    """And what is named has to fit; what comes beside those that may wait is told to come again."""
+    async with serving(tmp_path) as bench:
+        task, attempt = bench.begun()
+        for number in range(GUESSES_PER_PEER):
+            assert (await bench.submit(f"wh-{number:08x}")).status_code == 410
+        posts = [("degradation", {}), ("stats", {}), ("artifact", {"name": "x"}), ("submit", {})]
+        async with bench.board._turns._lock:  # Nobody's turn comes.
+            for route, query in posts:
+                path, mine = f"/v1/worker/{route}", bearer(attempt.worker_handle)
+                named = {**query, "task_id": task.task_id}
+                with trio.fail_after(10):
+                    said = await bench.client.post(path, params=named, json={}, headers=mine)
+                    assert said.status_code == 204, route
+                    other = {**query, "task_id": bench.begun()[0].task_id}
+                    said = await bench.client.post(path, params=other, json={}, headers=mine)
+                    assert said.status_code == 400, route
+            with trio.fail_after(10):
+                query = {"task_id": task.task_id}
+                said = await bench.client.get("/v1/data/x", params=query, headers=mine)
+            assert said.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["worker_handle", "capability_token"])
+async def test_the_credential_of_an_ended_attempt_proves_nothing(kind) -> None:
+    """Else whoever has an old one could keep as many connections as it likes."""
+    board = TaskBoard(emit=lambda kind, data: None, spool=Path)
+    first = board.create("a", "p").begin()
+    task = board.find(first.task_id)
+    assert task is not None
+    seen: list[str] = []
+
+    async def visit(attempt) -> None:
+        raw = f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {getattr(attempt, kind)}\r\n\r\n"
+        request = Request(parse_head(raw.encode())[0], {}, on_proven=lambda: seen.append(kind))
+        await enter(board, request, "fetch_prompt", task_id=task.task_id)
+
+    await visit(first)
+    assert seen == [kind]
+    second = task.begin()
+    await visit(first)
+    assert seen == [kind], "superseded"
+    await visit(second)
+    task.cancel("over")
+    await visit(second)
+    assert seen == [kind] * 2
 
 
 async def test_late_workers_are_no_guessers(tmp_path) -> None:

@@ -11,7 +11,13 @@ from trio.testing import wait_all_tasks_blocked
 from tests.workers.support import Clock, Events, serving
 from trio_swarm._state.board import Denied
 from trio_swarm.errors import BusyError, FrameError, PeerGoneError, Refused
-from trio_swarm.limits import GUESS_TURN, GUESSES_PER_PEER
+from trio_swarm.limits import (
+    GUESS_TURN,
+    GUESSES_PER_PEER,
+    GUESSES_PER_SERVER,
+    WAITING_HANDLES,
+    WAITING_HANDLES_PER_PEER,
+)
 from trio_swarm.workers import Final, Outcome, Task, TaskBoard
 
 
@@ -313,6 +319,35 @@ async def test_handles_are_looked_at_in_turn_while_others_guess(autojump_clock) 
             await wait_all_tasks_blocked()
         scopes["b"].cancel()
     assert turns == [("a", 1), ("good", 2), ("c", 3)]
+
+
+async def test_not_all_handles_may_wait_for_their_turn(autojump_clock) -> None:
+    """So many of one place, so many in all; who names its task is looked at in the middle of it."""
+    board = a_board()
+    for number in range(GUESSES_PER_SERVER):
+        board._machine._guesses.missed(f"1.1.2.{number}", board._clock())
+    task = board.create("a", "p")
+    handle = task.begin().worker_handle
+
+    async def refused(peer: str) -> None:
+        with pytest.raises(Denied) as caught:
+            await board._take_turn(handle, peer, None)
+        assert (caught.value.status, caught.value.retry_after) == (429, 1)
+
+    async with trio.open_nursery() as nursery:
+        for peer in ("1.1.1.1", "2.2.2.2"):
+            for _ in range(WAITING_HANDLES_PER_PEER):
+                nursery.start_soon(board._take_turn, handle, peer, None)
+            await wait_all_tasks_blocked()
+            await refused(peer)
+        assert WAITING_HANDLES == 2 * WAITING_HANDLES_PER_PEER
+        await refused("3.3.3.3")
+        before = trio.current_time()
+        await board._take_turn(handle, "3.3.3.3", task.task_id)
+        assert trio.current_time() == before
+        await trio.sleep(GUESS_TURN * 1.5)
+        await board._take_turn(handle, "3.3.3.3", None)
+    assert not board._turns._waiting
 
 
 async def test_who_names_its_task_or_has_a_token_waits_for_no_guesser(autojump_clock) -> None:

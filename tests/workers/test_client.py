@@ -67,17 +67,17 @@ async def test_every_post_as_it_stands_on_the_wire() -> None:
         await worker.emit(Artifact("n", Inline(1)), producer="other", parent_refs=["out-1"], public=True)
     posts = server.seen[1:]
     text, raw, plain = "text/plain; charset=utf-8", "application/octet-stream", "application/json"
-    submit = "/v1/worker/submit"
+    task, submit = "task_id=T-1", "/v1/worker/submit?task_id=T-1"
 
     assert [(target, headers["content-type"]) for _, target, headers, _ in posts] == [
         (submit, text),
-        (submit + "?ok=false", text),
-        (submit + "?verdict=skip", raw),
+        (submit + "&ok=false", text),
+        (submit + "&verdict=skip", raw),
         ("/v1/worker/result", plain),
         ("/v1/worker/result", plain),
-        ("/v1/worker/artifact?name=my+part%2F1", text),
-        ("/v1/worker/degradation", plain),
-        ("/v1/worker/stats", plain),
+        (f"/v1/worker/artifact?name=my+part%2F1&{task}", text),
+        (f"/v1/worker/degradation?{task}", plain),
+        (f"/v1/worker/stats?{task}", plain),
         *[("/v1/data/emit", plain)] * 4,
     ]
     assert [post[3] for post in posts[:3]] == ["fine é\n".encode(), b"2 tests failed", b"\xff"]

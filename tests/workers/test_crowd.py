@@ -104,7 +104,7 @@ async def test_who_is_asked_to_come_again_soon_does() -> None:
         async with connected(retry=Retry(tries=3, first=0)) as worker:
             with pytest.raises(BusyError, match="again after 0 s"):
                 await worker.submit("x")
-        assert [target for _, target, _, _ in server.seen] == ["/v1/worker/submit"] * 3
+        assert [target for _, target, _, _ in server.seen] == ["/v1/worker/submit?task_id=T-1"] * 3
         for longest, seconds in ((0.5, b"1"), (5.0, b"6"), (5.0, b"soon"), (5.0, b"-1")):
             server.seen.clear()
             server.answers["/v1/worker/submit"] = Response.text(429, "", headers=((b"retry-after", seconds),))

@@ -11,11 +11,10 @@ a barrier around each.
 
 from __future__ import annotations
 
-import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -26,7 +25,7 @@ import trio.abc
 from trio_swarm._io.guard import serve_guarded
 from trio_swarm._io.head import Head, HeadError, read_head
 from trio_swarm._io.http_answers import Answers
-from trio_swarm._io.http_body import BodyStream, require_json
+from trio_swarm._io.http_body import BodyStream, require_json, too_slow
 from trio_swarm._io.http_limits import FrontLimits
 from trio_swarm._io.http_messages import (
     HttpError,
@@ -38,6 +37,7 @@ from trio_swarm._io.http_messages import (
     render,
     render_head,
 )
+from trio_swarm._io.http_places import Places, hurried, within_descriptors
 from trio_swarm._io.http_routes import Match, Route, RouteTable, UpgradeRoute
 from trio_swarm._io.http_stream import PushBackStream, linger, peer_of, place_of_peer, send_within
 from trio_swarm._io.http_upgrade import require_upgrade
@@ -54,21 +54,10 @@ from trio_swarm.limits import (
 
 __all__ = ["FrontLimits", "serve_http"]
 
-_log: Final = logging.getLogger("trio_swarm.http")
-
 _CLIENT_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, SlowPeerError)
 """There is nobody to tell anything: the connection is over, and that is all."""
 _LATE: Final = 408
-_HURRIED: Final = Response.text(
-    429,
-    "too many connections from your address that have shown no credential of an admin or a worker",
-    headers=((b"retry-after", b"1"),),
-)
-_CROWDED: Final = (429, "too many requests from your address that show no credential of an admin or a worker")
-_NO_SEAT: Final = (503, "too many seats are taken")
-_AGAIN: Final = ((b"retry-after", b"1"),)
-_TOLD_EVERY: Final = 1.0
-"""Seconds between two lines in the log about who was hung up on: they must not fill it."""
+_HURRIED: Final = hurried().response
 _OUSTED_DEADLINE: Final = 0.1
 """For telling who must go why: its room is another's already."""
 
@@ -93,29 +82,33 @@ async def serve_http(
     goes to ``on_error``, and ends its own connection. Cancelling ends everything at once; who
     would rather not cut off what endpoints have answered waits for ``answers`` before.
 
-    Of the ``max_connections``, one place (`http_stream.place_of_peer`) may hold ``max_unproven``
-    that have shown nothing. A connection counts until it becomes a WebSocket or an endpoint calls
-    `Request.proven`, and after that no more, however long it lasts. One that comes beyond is let in
-    all the same, because two hundred workers may well connect before the first of them has sent a
-    byte; but its request's head must come within ``hurried_deadline``, else 429 with
-    ``Retry-After``; it has this one request, unless that proves it; and when there are
-    ``max_connections``, the oldest that is in none goes for the next that comes (429): one that must
-    hurry, or else one within its share that never made any, of the place that has most of them.
-    Nobody is cut off in a request; so no more than half of ``max_connections`` are in requests of one
-    place that prove nothing (429 beyond), and three quarters are WebSockets (503 beyond), which anybody
-    can have who logs in.
+    Of the ``max_connections`` (fewer where the process may not open as many files), one place
+    (`http_stream.place_of_peer`) may hold ``max_unproven`` at ease that have shown nothing. A connection
+    counts until it becomes a WebSocket or an endpoint calls `Request.proven`, and after that no more, however
+    long it lasts. One that comes beyond is let in all the same, because two hundred workers may well connect
+    before the first of them has sent a byte; but its request's head must come within ``hurried_deadline``,
+    and its body again, else 429 with ``Retry-After``; and it has this one request, unless that proves it.
+
+    When there are ``max_connections``, one goes for the next that comes (429, if it has begun a request or
+    never had an answer): the oldest that must hurry, else that never made a request, else that is idle after
+    one, of the place that has most of them. Nobody is cut off whose whole request is there; so those that
+    prove nothing are answered by turns: a quarter of ``max_connections`` at a time, of one place three
+    quarters of that. Who waits for its turn longer than ``hurried_deadline`` is answered 429. Half of
+    ``max_connections`` may be WebSockets, of one place three quarters of that (503 beyond), which anybody
+    can have who logs in. So only where all are proven, WebSockets or being answered is a further one hung up
+    on, and (of 4 or more) a quarter of them are proven then.
 
     ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
     that nobody can guess.
     """
     task_status.started()  # They listen already: who connects now is served.
+    own = limits if limits is not None else FrontLimits()
     front = _Front(
         routes,
         policy,
-        limits if limits is not None else FrontLimits(),
-        Crowd(max_connections, max_unproven),
+        own,
+        Places(name, Crowd(within_descriptors(max_connections, name), max_unproven), own.hurried_deadline),
         knows if knows is not None else lambda bearer: False,
-        name,
         answers if answers is not None else Answers(),
     )
     # The front counts by itself: who is one too many may be another than the one that comes.
@@ -127,46 +120,29 @@ class _Front:
     routes: RouteTable
     policy: EdgePolicy
     limits: FrontLimits
-    crowd: Crowd
+    places: Places
     knows: Callable[[str], bool]
-    name: str
     answers: Answers
-    scopes: dict[Guest, trio.CancelScope] = attrs.field(factory=dict, init=False)
-    """Of each guest, what ends its connection."""
-    _hung_up: int = 0
-    _told: float = -math.inf
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """One connection, to its end."""
-        entry = self.crowd.enter(place_of_peer(stream))
-        if entry is None:
-            self._tell_of_hanging_up()
+        entered = self.places.enter(place_of_peer(stream))
+        if entered is None:
             await trio.aclose_forcefully(stream)
             return
-        if entry.ousted is not None:
-            self.scopes[entry.ousted].cancel()
-        guest, scope = entry.guest, trio.CancelScope()
-        self.scopes[guest] = scope
+        guest, scope = entered
         try:
             connection = _Connection(self, PushBackStream(stream), peer_of(stream), guest)
             with suppress(*_CLIENT_GONE):
                 with scope:
                     if await connection.run():
                         await linger(stream)
-                if scope.cancelled_caught and not connection.asked:
+                if scope.cancelled_caught and connection.owed:
                     with trio.move_on_after(_OUSTED_DEADLINE):
                         await connection.refuse(_HURRIED)
         finally:
-            del self.scopes[guest]
-            self.crowd.leave(guest)
+            self.places.leave(guest)
             await trio.aclose_forcefully(stream)
-
-    def _tell_of_hanging_up(self) -> None:
-        self._hung_up += 1
-        if trio.current_time() >= self._told + _TOLD_EVERY:
-            text = "%s: %d connections already, hanging up (%d since the last such line)"
-            _log.warning(text, self.name, self.crowd.inside, self._hung_up)
-            self._hung_up, self._told = 0, trio.current_time()
 
 
 @attrs.define(eq=False)
@@ -177,8 +153,8 @@ class _Connection:
     stream: PushBackStream
     peer: str
     guest: Guest
-    asked: bool = False
-    """It has sent the head of a request: there is more than a refusal to say to it."""
+    owed: bool = True
+    """If it must go, it is told why: it is not just idle after an answer, nor has it begun to have one."""
 
     async def run(self) -> bool:
         """Serve until the client or we have had enough. True: close politely."""
@@ -197,13 +173,18 @@ class _Connection:
                 return True
             if opened is None:
                 return False
-            self.asked = True
-            exchange = _Exchange(self.front, self.stream, self.peer, self.guest, *opened)
-            if not await exchange.run():
+            exchange = _Exchange(self.front, self.stream, self.peer, self.guest, self._begins, *opened)
+            goes_on = await exchange.run()
+            self.front.places.answered(self.guest)
+            if not goes_on:
                 return exchange.answered
-            self.front.crowd.answered(self.guest)
             if not await self._next_request_begins(exchange.trailing):
                 return False
+            self.owed = True
+
+    def _begins(self) -> None:
+        """It has its answer now, or a WebSocket."""
+        self.owed = False
 
     async def _next_request_begins(self, trailing: bytes) -> bool:
         """Wait for the first bytes of another request, unless they are here already."""
@@ -215,7 +196,7 @@ class _Connection:
 
     async def refuse(self, answer: Response) -> None:
         """Answer what was no request, or none yet."""
-        self.asked = True  # One answer, whatever happens to it while that is read.
+        self.owed = False  # One answer, whatever happens to it while that is read.
         data = render(h11.Connection(h11.SERVER), answer, close=True)
         await send_within(self.stream, data, self.front.limits.send_deadline)
 
@@ -228,8 +209,11 @@ class _Exchange:
     stream: PushBackStream
     peer: str
     guest: Guest
+    begins: Callable[[], None]
+    """To be called before anything of an answer is written."""
     head: Head
     conn: h11.Connection
+    body: BodyStream | None = None
     answered: bool = False
     trailing: bytes = b""
     """What the client has sent beyond this request."""
@@ -262,8 +246,9 @@ class _Exchange:
                 raise bug
             return False
         if bug is not None:
-            with suppress(*_CLIENT_GONE), self.front.answers.writing():
-                await self._answer(Response.text(500, "internal error"), close=True)
+            if not self.guest.gone:
+                with suppress(*_CLIENT_GONE), self.front.answers.writing():
+                    await self._answer(Response.text(500, "internal error"), close=True)
             raise bug
         if response is None:
             return False
@@ -279,13 +264,13 @@ class _Exchange:
         """The answer; None if the request became a WebSocket, which is over now."""
         match = self._admit()
         self._recognise()
-        if not self.front.crowd.ask(self.guest):
-            raise HttpError(*_CROWDED, headers=_AGAIN)
         if isinstance(match.route, UpgradeRoute):
             require_upgrade(self.head)
+            await self.front.places.ask(self.guest)
             upgrade = UpgradeRequest(self.head, match.params, peer=self.peer, accept=self._accept)
             return await match.route.endpoint(upgrade)
         route, body = match.route, self._body_of(match.route)
+        self.body = body
         request = Request(
             self.head,
             match.params,
@@ -310,15 +295,17 @@ class _Exchange:
             self._proven()
 
     def _body_of(self, route: Route) -> BodyStream:
-        limits = self.front.limits
+        limits, hurries = self.front.limits, self.guest.hurried
         return BodyStream(
             self.head,
             self.conn,
             self.stream,
             self._send,
             max_body=limits.max_body if route.max_body is None else route.max_body,
-            deadline=limits.body_deadline,
+            deadline=min(limits.body_deadline, limits.hurried_deadline) if hurries else limits.body_deadline,
             min_progress=limits.min_progress,
+            late=hurried if hurries else too_slow,
+            on_whole=partial(self.front.places.ask, self.guest),
         )
 
     def _admit(self) -> Match:
@@ -348,6 +335,9 @@ class _Exchange:
             return False
 
     async def _answer(self, response: Response, *, close: bool) -> None:
+        if self.guest.gone:
+            await trio.lowlevel.checkpoint()  # It is told that it must go.
+        self.begins()
         head_only = self.head.method == "HEAD"
         if isinstance(response, StreamedResponse):
             await self._answer_in_pieces(response, head_only=head_only, close=close)
@@ -389,10 +379,12 @@ class _Exchange:
         await send_within(self.stream, data or b"", self.front.limits.send_deadline)
 
     def _accept(self, **options: Any) -> AbstractAsyncContextManager[Transport]:
-        if not self.front.crowd.sit(self.guest):
-            raise HttpError(*_NO_SEAT, headers=_AGAIN)
+        self.front.places.sit(self.guest)
+        self.begins()
         self.accepting = True
         return accept_ws(self.stream, self.head.raw, **options)
 
     def _proven(self) -> None:
-        self.front.crowd.know(self.guest)
+        self.front.places.know(self.guest)
+        if self.body is not None:
+            self.body.extend(self.front.limits.body_deadline)

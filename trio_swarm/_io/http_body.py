@@ -13,10 +13,14 @@ from trio_swarm._io.head import Head
 from trio_swarm._io.http_messages import HttpError
 from trio_swarm.limits import RECEIVE_BUFFER
 
-__all__ = ["BodyStream", "require_json"]
+__all__ = ["BodyStream", "require_json", "too_slow"]
 
 _TOO_LARGE: Final = "the body is too large"
-_TOO_SLOW: Final = "the body did not arrive in time"
+
+
+def too_slow() -> HttpError:
+    """For whose body does not come."""
+    return HttpError(408, "the body did not arrive in time")
 
 
 @attrs.define(eq=False)
@@ -25,10 +29,10 @@ class BodyStream:
 
     ``async for piece in body`` goes on while the client makes progress: whoever sends less
     than ``min_progress`` bytes within ``deadline`` seconds, and is not done, is cut off
-    (`HttpError` 408). More than ``max_body`` bytes are `HttpError` 413, at once where the
+    (``late``, else `HttpError` 408). More than ``max_body`` bytes are `HttpError` 413, at once where the
     client says so beforehand. A client that goes away is ``trio.BrokenResourceError`` or
     `HttpError` 400. Nothing is read before it is asked for, so that a request can be
-    refused without its body.
+    refused without its body. ``on_whole`` is waited for once its end was read, and may raise.
     """
 
     _head: Head = attrs.field(repr=False)
@@ -38,6 +42,8 @@ class BodyStream:
     max_body: int
     deadline: float
     min_progress: int
+    late: Callable[[], HttpError] = attrs.field(default=too_slow, repr=False)
+    on_whole: Callable[[], Awaitable[None]] | None = attrs.field(default=None, repr=False)
     received: int = 0
     """Bytes so far."""
     _begun: bool = False
@@ -48,6 +54,11 @@ class BodyStream:
 
     def __attrs_post_init__(self) -> None:
         self._left = self.deadline
+
+    def extend(self, deadline: float) -> None:
+        """From now on it may take as long as that, whatever it was said to be late for."""
+        self._left = self.deadline = deadline
+        self.late = too_slow
 
     def __aiter__(self) -> BodyStream:
         return self
@@ -67,26 +78,37 @@ class BodyStream:
         # One deadline for several small pieces: a trickle is no progress.
         began = trio.current_time()
         if self._left <= 0:  # The last piece came just when the time ran out.
-            raise HttpError(408, _TOO_SLOW)
-        with trio.move_on_after(self._left):
+            raise self.late()
+        with trio.move_on_after(self._left) as waiting:
             piece = await self._next()
             self._left -= trio.current_time() - began
             self._count(len(piece))
-            return piece
-        raise HttpError(408, _TOO_SLOW)
+            if piece:
+                return piece
+        if waiting.cancelled_caught:
+            raise self.late()
+        await self._tell_whole()
+        return b""
 
     async def read_all(self, max_body: int | None = None) -> bytes:
         """The whole body, within ``deadline`` seconds from now, of ``max_body`` bytes if that is less."""
         if max_body is not None:
             self.max_body = min(self.max_body, max_body)
         body = bytearray()
-        with trio.move_on_after(self.deadline):
+        with trio.move_on_after(self.deadline) as reading:
             await self._begin()
             while piece := await self._next():
                 self._count(len(piece))
                 body += piece
-            return bytes(body)
-        raise HttpError(408, _TOO_SLOW)
+        if reading.cancelled_caught:
+            raise self.late()
+        await self._tell_whole()
+        return bytes(body)
+
+    async def _tell_whole(self) -> None:
+        on_whole, self.on_whole = self.on_whole, None
+        if on_whole is not None:
+            await on_whole()
 
     async def _begin(self) -> None:
         if self._begun:

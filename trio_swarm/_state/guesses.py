@@ -5,9 +5,9 @@ against a guesser only if it is not let try often.
 
 Whoever guesses shares an address with honest workers, all of loopback with one. To refuse a good
 handle because others guess would shut those out; to let it pass at once would tell a guesser which
-one is good, as fast as it can ask. So a good handle is never refused, and where there were too
-many misses every handle, good or bad, waits for its turn before it is looked at
-(`trio_swarm.limits.GUESS_TURN`).
+one is good, as fast as it can ask. So where there were too many misses every handle, good or bad,
+waits for its turn before it is looked at (`trio_swarm.limits.GUESS_TURN`), or is told to come again
+where too many wait (``WAITING_HANDLES``); it is the bad ones that are refused for being guesses.
 """
 
 from __future__ import annotations

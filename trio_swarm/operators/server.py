@@ -239,10 +239,13 @@ async def serve_operators(
         max_notices: ``hook_after`` notices kept for one operator that is away or slow.
         max_malformed: messages of one operator within a minute that are no frames; beyond, its
             socket is closed with code 1008, and its session stays.
-        max_connections: open at a time; a further one is hung up on.
+        max_connections: open at a time; never more than the soft ``RLIMIT_NOFILE`` less 64 (but 16 in any
+            case), which is logged. A further one lets another go that has shown no credential: see
+            `trio_swarm._io.http.serve_http`; it is hung up on only if there is none. WebSockets are half
+            of them at most, and three quarters of that from one address (503 beyond).
         max_unproven: of these, from one address (an IPv6 /64; this machine; the user, on a Unix socket),
             such as neither are WebSockets nor have shown a worker's credential or the admin's token. A
-            further one has one request, its head due within 2 s, and goes first when the server is full.
+            further one has one request, head and body due within 2 s each, and goes first when it is full.
         max_frame: bytes of one message of an operator; a larger one closes its socket.
         ping_every: seconds between two pings to each operator.
         silence: seconds of total silence after which a socket counts as dead.

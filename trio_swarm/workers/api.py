@@ -2,7 +2,8 @@
 
 Statuses are the contract's where it says 4xx. Where the original answers 500, or does not look:
 401 for a forged or expired token, 403 for what a token does not allow, 410 for a credential that
-nobody has any more, 409 for that of an attempt which was superseded, 429 for guessing.
+nobody has any more, 409 for that of an attempt which was superseded, 429 for guessing. The routes
+that name no task by contract take an optional ``task_id`` in the query, which the credential must fit.
 
 Not supported: the opt-in ``@file:`` body of later originals, by which a worker makes the server
 read a file; such a body is a text like any other.
@@ -31,6 +32,7 @@ from trio_swarm.workers.door import (
     answering,
     body_of,
     enter,
+    enter_by_query,
     flag,
     frame_of,
     json_of,
@@ -134,7 +136,7 @@ class WorkerApi:
         ok = _outcome(flag(request, "ok"), verdict)
         body = await body_of(request)
         text = _text(body)
-        visit = await enter(self.board, request, "post_result")
+        visit = await enter_by_query(self.board, request, "post_result")
         value = {"skipped": True, "value": text} if verdict == "skip" else text
         return self._final(visit, body, value, ok=ok)
 
@@ -151,7 +153,7 @@ class WorkerApi:
         if not name:
             raise Denied(400, "the query must give the part a name")
         body = await body_of(request)
-        visit = await enter(self.board, request, "emit_output", output=name)
+        visit = await enter_by_query(self.board, request, "emit_output", output=name)
         visit.may_emit(visit.task.agent)  # It is found by the producer's name, too.
         digest = visit.digest(body)
         if (known := visit.recall(digest)) is not None:
@@ -169,7 +171,7 @@ class WorkerApi:
     async def degradation(self, request: Request) -> Response:
         """Something went less well than it should; kept with the attempt, in order."""
         body, report = await _report_of(request)
-        visit = await enter(self.board, request, "post_result")
+        visit = await enter_by_query(self.board, request, "post_result")
 
         def act() -> Response:
             known = {**report, "task_id": visit.task.task_id, "step": visit.task.agent}
@@ -183,7 +185,7 @@ class WorkerApi:
     async def stats(self, request: Request) -> Response:
         """What the worker used; the last report counts."""
         body, report = await _report_of(request)
-        visit = await enter(self.board, request, "post_result")
+        visit = await enter_by_query(self.board, request, "post_result")
 
         def act() -> Response:
             visit.attempt.stats = report

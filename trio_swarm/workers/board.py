@@ -25,9 +25,10 @@ from trio_swarm._state.board import AttemptRecord, BoardMachine, Status, TaskRec
 from trio_swarm._state.token import CapabilityToken, mint
 from trio_swarm._state.weight import weight_of
 from trio_swarm.frames import dump_json
-from trio_swarm.limits import GUESS_TURN, MAX_KEPT, MAX_TASKS, WORKER_TOKEN_TTL
+from trio_swarm.limits import MAX_KEPT, MAX_TASKS, WORKER_TOKEN_TTL
 from trio_swarm.workers.attempt import Attempt, Final
 from trio_swarm.workers.outputs import Output, OutputStore
+from trio_swarm.workers.turns import Turns
 
 __all__ = ["Attempt", "Final", "Outcome", "Task", "TaskBoard"]
 
@@ -198,7 +199,7 @@ class TaskBoard:
             new_hex=new_hex, spool=spool, yielding=self._machine.yielding, gave_way=self._gave_way
         )
         """What workers have emitted."""
-        self._turns = trio.Lock()
+        self._turns = Turns()
         self.sessions = AttachedSessions()
         """Who said that it is there."""
 
@@ -304,13 +305,11 @@ class TaskBoard:
     async def _take_turn(self, bearer: str, peer: str, task_id: str | None) -> None:
         """Wait, while unknown handles come in numbers, until this one may be looked at.
 
-        They are served as they come, each has ``GUESS_TURN`` seconds. Who waits holds a connection: there
-        are never more of them. Cancelled: its turn goes to the next.
+        Raises `Denied` 429 where too many wait already. Cancelled: its turn goes to the next.
         """
         await trio.lowlevel.checkpoint()
         if self._machine.takes_turns(bearer, now=self._clock(), peer=peer, task_id=task_id):
-            async with self._turns:
-                await trio.sleep(GUESS_TURN)
+            await self._turns.take(peer)
 
     def _fetched(self, attempt: Attempt) -> None:
         attempt._mark_fetched()

@@ -24,7 +24,7 @@ from trio_swarm.frames import dump_json, unstructure
 from trio_swarm.frames.worker import Artifact, EmitBody, FinalEvent, Inline, NamedEmitBody
 from trio_swarm.limits import MAX_OUTPUT, MAX_PARENT_REFS
 from trio_swarm.workers.board import TaskBoard
-from trio_swarm.workers.door import Visit, answering, enter, flag, frame_of, number, shown_by
+from trio_swarm.workers.door import Visit, answering, enter, enter_by_query, flag, frame_of, number, shown_by
 from trio_swarm.workers.outputs import Output
 
 __all__ = ["DataApi"]
@@ -176,7 +176,7 @@ class DataApi:
         reader: str | None = None
         bearer = shown_by(request)  # By contract a URL holds a token where something is posted only.
         if bearer is not None:
-            visit = await enter(self.board, request, "fetch_data", output=key)
+            visit = await enter_by_query(self.board, request, "fetch_data", output=key)
             visit.use()
             reader = visit.task.task_id
         output = self.board.outputs.find(key, task_id=reader)

@@ -30,6 +30,7 @@ __all__ = [
     "answering",
     "body_of",
     "enter",
+    "enter_by_query",
     "flag",
     "frame_of",
     "json_of",
@@ -221,7 +222,7 @@ async def enter(
 ) -> Visit:
     """Let a worker's request in. Raises `Denied` as `BoardMachine.admit` says, and 400.
 
-    Judged in one step, after a wait for its turn where handles are being guessed.
+    Judged in one step, after a wait for its turn where handles are being guessed: `TaskBoard._take_turn`.
     """
     bearer = shown_by(request, in_query=in_query)
     if bearer is None:
@@ -236,9 +237,20 @@ async def enter(
         attempt=attempt,
         output=output,
     )
-    request.proven()
+    if not admission.record.ended:  # Who held a credential once could keep its connections for ever.
+        request.proven()
     task = board._tasks[admission.record.task_id]
     return Visit(board, admission, task, task._kept[admission.record.number], request, _key_of(request))
+
+
+async def enter_by_query(
+    board: TaskBoard, request: Request, verb: str, *, output: str | None = None
+) -> Visit:
+    """The same, where the query may name the task: who does waits for no guesser who cannot.
+
+    Beyond the contract, whose own routes name none here.
+    """
+    return await enter(board, request, verb, task_id=request.query.get("task_id"), output=output)
 
 
 def _key_of(request: Request) -> str | None:
