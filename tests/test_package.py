@@ -86,3 +86,43 @@ def test_importing_the_package_loads_no_trio() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_dispatch_says_what_it_takes() -> None:
+    """For help() and for editors: each argument by its name, with what it is if it is left out."""
+    signature = inspect.signature(trio_swarm.Swarm.dispatch)
+    kinds = {each.kind for each in signature.parameters.values()}
+    defaults = {name: each.default for name, each in signature.parameters.items()}
+
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert [name for name, each in defaults.items() if each is inspect.Parameter.empty] == [
+        "self",
+        "agent",
+        "prompt",
+    ]
+    assert (defaults["attempts"], defaults["approvers"], defaults["grace"]) == (1, (), 5.0)
+    assert len(defaults) == 15
+
+
+@pytest.mark.parametrize("room", ["operators", "workers", "swarm"])
+def test_what_is_public_is_not_said_to_be_in_a_private_module(room) -> None:
+    """No docstring of a public name leads a reader there."""
+    led = []
+    for name, value in [*_public("trio_swarm"), *_public(f"trio_swarm.{room}")]:
+        members = vars(value).values() if inspect.isclass(value) else ()
+        led += [name for each in (value, *members) if "trio_swarm._" in (inspect.getdoc(each) or "")]
+
+    assert led == []
+
+
+def test_what_needs_what_nobody_has_is_not_public() -> None:
+    """A server is `Swarm.serve_operators`'s: a room's own takes the swarm's inside."""
+    assert "serve_operators" not in importlib.import_module("trio_swarm.operators").__all__
+
+
+@pytest.mark.parametrize(
+    "name", ["Ask", "FrontLimits", "HookAfter", "HookBefore", "OperatorItem", "OperatorRequest", "Spawn"]
+)
+def test_what_operators_give_or_take_is_public(name) -> None:
+    """Here and in its room, and the same."""
+    assert getattr(trio_swarm, name) is getattr(importlib.import_module("trio_swarm.operators"), name)

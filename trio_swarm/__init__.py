@@ -6,7 +6,8 @@ for the type checker and the table for the interpreter are held together by a te
 
 A few names are those of one room here and of another there: ``connect_worker`` and ``Outcome`` are
 those of `trio_swarm.pools`, ``Approval`` is that of `trio_swarm.children`. A sub-agent that does an
-operator's step uses `trio_swarm.workers.connect_worker`.
+operator's step uses `trio_swarm.workers.connect_worker`; how a `Task` ended is a
+`trio_swarm.workers.Outcome`.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ if TYPE_CHECKING:
     from trio_swarm.frames.pod import ScopeRule as ScopeRule
     from trio_swarm.operators import AnySeat as AnySeat
     from trio_swarm.operators import ApprovalPolicy as ApprovalPolicy
+    from trio_swarm.operators import Ask as Ask
     from trio_swarm.operators import AskRequest as AskRequest
+    from trio_swarm.operators import FrontLimits as FrontLimits
     from trio_swarm.operators import GateRequest as GateRequest
+    from trio_swarm.operators import HookAfter as HookAfter
+    from trio_swarm.operators import HookBefore as HookBefore
     from trio_swarm.operators import LocalSeat as LocalSeat
     from trio_swarm.operators import OperatorClient as OperatorClient
+    from trio_swarm.operators import OperatorItem as OperatorItem
+    from trio_swarm.operators import OperatorRequest as OperatorRequest
     from trio_swarm.operators import OperatorServer as OperatorServer
     from trio_swarm.operators import OperatorSession as OperatorSession
     from trio_swarm.operators import Reconnect as Reconnect
@@ -61,8 +68,10 @@ if TYPE_CHECKING:
     from trio_swarm.operators import RolesTaken as RolesTaken
     from trio_swarm.operators import Seat as Seat
     from trio_swarm.operators import Settled as Settled
+    from trio_swarm.operators import Spawn as Spawn
     from trio_swarm.operators import SpawnRequest as SpawnRequest
     from trio_swarm.operators import Withdrawn as Withdrawn
+    from trio_swarm.operators import Worker as Worker
     from trio_swarm.operators import WorkerResult as WorkerResult
     from trio_swarm.operators import approve as approve
     from trio_swarm.operators import connect_operator as connect_operator
@@ -86,6 +95,8 @@ if TYPE_CHECKING:
     from trio_swarm.workers import AttemptOver as AttemptOver
     from trio_swarm.workers import CapabilityToken as CapabilityToken
     from trio_swarm.workers import RequestRefused as RequestRefused
+    from trio_swarm.workers import Task as Task
+    from trio_swarm.workers import TaskBoard as TaskBoard
     from trio_swarm.workers import WorkerBrief as WorkerBrief
     from trio_swarm.workers import WorkerSession as WorkerSession
     from trio_swarm.workers import attenuate as attenuate
@@ -97,6 +108,7 @@ _WHERE = {
     "ApprovalDenied": "trio_swarm.errors",
     "ApprovalExpired": "trio_swarm.errors",
     "ApprovalPolicy": "trio_swarm.operators",
+    "Ask": "trio_swarm.operators",
     "AskCycle": "trio_swarm.errors",
     "AskRequest": "trio_swarm.operators",
     "AttemptOver": "trio_swarm.workers",
@@ -110,14 +122,19 @@ _WHERE = {
     "Event": "trio_swarm.swarm",
     "Exit": "trio_swarm._io.process",
     "FrameError": "trio_swarm.errors",
+    "FrontLimits": "trio_swarm.operators",
     "GateRequest": "trio_swarm.operators",
     "GrantError": "trio_swarm.errors",
     "HandshakeError": "trio_swarm.errors",
+    "HookAfter": "trio_swarm.operators",
+    "HookBefore": "trio_swarm.operators",
     "JobQuery": "trio_swarm.pools",
     "LocalSeat": "trio_swarm.operators",
     "ManagedProcess": "trio_swarm._io.process",
     "OperatorBinding": "trio_swarm.swarm",
     "OperatorClient": "trio_swarm.operators",
+    "OperatorItem": "trio_swarm.operators",
+    "OperatorRequest": "trio_swarm.operators",
     "OperatorServer": "trio_swarm.operators",
     "OperatorSession": "trio_swarm.operators",
     "Outcome": "trio_swarm.pools",
@@ -140,6 +157,7 @@ _WHERE = {
     "Seat": "trio_swarm.operators",
     "Settled": "trio_swarm.operators",
     "SlowPeerError": "trio_swarm.errors",
+    "Spawn": "trio_swarm.operators",
     "SpawnError": "trio_swarm.errors",
     "SpawnRequest": "trio_swarm.operators",
     "Step": "trio_swarm.swarm",
@@ -150,10 +168,13 @@ _WHERE = {
     "Swarm": "trio_swarm.swarm",
     "SwarmError": "trio_swarm.errors",
     "SwarmReport": "trio_swarm.swarm",
+    "Task": "trio_swarm.workers",
+    "TaskBoard": "trio_swarm.workers",
     "Terminated": "trio_swarm.errors",
     "TurnResult": "trio_swarm.pods",
     "Unreaped": "trio_swarm.errors",
     "Withdrawn": "trio_swarm.operators",
+    "Worker": "trio_swarm.operators",
     "WorkerBrief": "trio_swarm.workers",
     "WorkerInfo": "trio_swarm.pools",
     "WorkerResult": "trio_swarm.operators",

@@ -234,8 +234,9 @@ def test_workers_are_told_the_base_url(tmp_path) -> None:
         _, _, err = at.end(signal.SIGTERM)
     assert "base_url: https://swarm.example/a\n" in directive
     assert err.count("warning") == 1
-    status, line = refused("--base-url", "swarm.example")
-    assert (status, "swarm.example" in line) == (2, True)
+    for wrong in ("swarm.example", "http://h:7777/v1", "http://h?", "HTTP://h:7777", "http://h/`x`"):
+        status, line = refused("--base-url", wrong)
+        assert (status, f"--base-url: {wrong!r}: expected" in line) == (2, True)
 
 
 def test_a_full_pipe_holds_nothing_up(tmp_path) -> None:
@@ -304,6 +305,16 @@ def test_a_state_that_cannot_be_used_is_one_line(tmp_path) -> None:
         status, line = refused("--port", "0", "--state", tmp_path / "state", "--token-file", token)
         assert (status, "another server is using it" in line) == (4, True)
     assert not token.exists()
+
+
+def test_a_token_file_that_was_there_outlives_a_start_that_fails(tmp_path) -> None:
+    """Only one that was made for this server goes with it."""
+    token = tmp_path / "token"
+    token.write_text("a-token-of-my-own\n")
+    token.chmod(0o600)
+    (tmp_path / "state").write_text("no directory")
+    assert refused("--port", "0", "--state", tmp_path / "state", "--token-file", token)[0] == 4
+    assert token.read_text() == "a-token-of-my-own\n"
 
 
 def test_a_token_file_that_cannot_be_used_is_one_line(tmp_path) -> None:

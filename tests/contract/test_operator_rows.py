@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
 from tests.operators.support import Result
 from tests.swarm.support import ADMIN, a_bench
-from trio_swarm.errors import ApprovalDenied, PeerGoneError, StepFailed
+from trio_swarm.errors import ApprovalDenied, PeerGoneError, StepCancelled, StepFailed
 
 LAYERS = ["operator_delegate", "senior_escalation", "main_ai"]
 REPLIES = {
@@ -121,3 +123,49 @@ async def test_a_cancelled_task_takes_back_its_own_request_alone(tmp_path, waiti
         }
         assert seat.pending() == (asked["kept"][1],)
         assert seat.connected
+
+
+async def test_a_late_reply_is_refused_even_of_the_operator_that_has_the_step_again(tmp_path) -> None:
+    """A13: what it says of its former attempt is no word on the present one."""
+    async with a_bench(tmp_path) as bench, bench.serve(), bench.seated() as (seat, peer):
+        async with trio.open_nursery() as nursery:
+            result = Result()
+            step = partial(bench.dispatch, operator=seat, layers=LAYERS[:1], attempts=2)
+            nursery.start_soon(result.run, step)
+            first = await peer.next()
+            await peer.send(type="spawn_ack", req_id=first["req_id"], error="crashed")
+            second = await peer.next()
+            await peer.send(type="spawn_ack", req_id=first["req_id"], value="of the first after all")
+            with trio.fail_after(5):
+                while not bench.events.of("reply_stray"):
+                    await trio.lowlevel.checkpoint()
+            assert seat.pending() == (second["req_id"],)
+            assert bench.last.outcome is None
+            await peer.send(type="spawn_ack", req_id=second["req_id"], value="of the second")
+            await result.done.wait()
+
+    assert (first["task_id"], first["attempt"], second["attempt"]) == (second["task_id"], 1, 2)
+    assert [event["verdict"] for event in bench.events.of("reply_stray")] == ["duplicate"]
+    assert result.value.value == "of the second"
+
+
+async def test_a_late_reply_is_no_word_on_the_next_step_of_the_same_operator(tmp_path) -> None:
+    """A13: its former step was cancelled."""
+    async with a_bench(tmp_path) as bench, bench.serve(), bench.seated() as (seat, peer):
+        async with trio.open_nursery() as nursery:
+            former, result = Result(), Result()
+            step = partial(bench.dispatch, operator=seat, layers=LAYERS[:1])
+            nursery.start_soon(former.run, step)
+            first = await peer.next()
+            bench.last.cancel("not wanted any more")
+            assert (await peer.next())["type"] == "withdraw"
+            nursery.start_soon(result.run, step)
+            second = await peer.next()
+            await peer.send(type="spawn_ack", req_id=first["req_id"], value="late")
+            await peer.send(type="spawn_ack", req_id=second["req_id"], value="in time")
+            with trio.fail_after(5):
+                await result.done.wait()
+
+    assert isinstance(former.error, StepCancelled)
+    assert [event["verdict"] for event in bench.events.of("reply_stray")] == ["late"]
+    assert result.value.value == "in time"

@@ -1,9 +1,12 @@
 """What is left of the caller's time, as it travels."""
 
+import math
+
+import pytest
 import trio
 import trio.testing
 
-from trio_swarm._io.deadline import remaining_ms, scope_for
+from trio_swarm._io.deadline import ended_by_deadline, remaining_ms, scope_for
 
 
 def run_without_any_deadline(async_fn):
@@ -67,3 +70,33 @@ async def test_what_was_told_is_what_the_other_end_grants(autojump_clock):
         told = remaining_ms()
     with scope_for(told):
         assert trio.current_effective_deadline() - trio.current_time() == 3
+
+
+@pytest.mark.parametrize("source", ["deadline", "explicit"])
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_what_ended_a_wait_is_told_by_trio(autojump_clock, source, grouped) -> None:
+    """Whatever the deadline at the call was."""
+    with trio.CancelScope() as scope:
+        try:
+            scope.deadline = trio.current_time() + 1
+            if source == "explicit":
+                scope.cancel()
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            error = BaseExceptionGroup("", [ValueError(), cancelled]) if grouped else cancelled
+            for until in (-math.inf, trio.current_time() - 1, math.inf):
+                assert ended_by_deadline(error, until) is (source == "deadline")
+            raise
+
+
+@pytest.mark.parametrize(("until", "expected"), [(-math.inf, False), (0, True), (math.inf, False)])
+async def test_an_older_trio_does_not_tell_and_the_deadline_at_the_call_does(until, expected) -> None:
+    """``source`` is Trio's from 0.31 on; an unknown one says as little."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            cancelled.source = "unknown"
+            assert ended_by_deadline(cancelled, until) is expected
+            raise

@@ -253,6 +253,31 @@ async def test_an_asker_that_gives_up_withdraws_its_request(how) -> None:
         assert seat.statistics().delivery.outstanding == 0
 
 
+async def test_a_spawn_of_no_step_is_given_up_by_its_asker_alone() -> None:
+    """S22: not with another that names the same task, nor when that is settled."""
+    async with seated() as (_, seat, peer, _login), trio.open_nursery() as nursery:
+        results, scopes, asked = [Result() for _ in range(3)], [trio.CancelScope() for _ in range(3)], []
+
+        async def run(result, scope) -> None:
+            with scope:
+                await result.run(spawn(seat))
+
+        for result, scope in zip(results, scopes, strict=True):
+            nursery.start_soon(run, result, scope)
+            asked.append((await peer.next())["req_id"])
+        await peer.send(type="spawn_ack", req_id=asked[0], value=1)
+        await results[0].done.wait()
+        assert seat.pending() == tuple(asked[1:])
+        scopes[1].cancel()
+        withdrawn = await peer.next()
+        assert withdrawn == {"type": "withdraw", "req_id": asked[1], "reason": "cancelled"}
+        assert seat.pending() == (asked[2],)
+        await peer.send(type="spawn_ack", req_id=asked[2], value=3)
+        await results[2].done.wait()
+
+    assert [result.value and result.value.value for result in results] == [1, None, 3]
+
+
 async def _cancel_when_pending(seat, scope) -> None:
     await wait_all_tasks_blocked(0.05)
     scope.cancel()

@@ -76,15 +76,17 @@ def test_a_newer_socket_replaces_the_older_whose_end_then_changes_nothing() -> N
     assert ids(seat.take(2, 0)) == ["a"]
 
 
-def test_a_deadline_shrinks_with_each_delivery_and_is_never_negative() -> None:
-    """Rounded up: time that is left is never told as none left."""
+def test_a_deadline_shrinks_with_each_delivery_and_is_not_told_when_it_has_passed() -> None:
+    """Rounded up: time that is left is never told as none left. Who waits still has moved it."""
     seat = SeatMachine()
     seat.request(Frame("a"), until=10.0)
     seat.request(Frame("b"))
     seat.attach(1)
     assert [due.frame.deadline_ms for due in seat.take(1, 4.9995)] == [5001, None]
     seat.attach(2)
-    assert [due.frame.deadline_ms for due in seat.take(2, 11.0)] == [0, None]
+    assert [due.frame.deadline_ms for due in seat.take(2, 9.9999)] == [1, None]
+    seat.attach(3)
+    assert [due.frame.deadline_ms for due in seat.take(3, 10.0)] == [None, None]
 
 
 def test_a_withdrawal_is_told_only_to_who_has_seen_the_request() -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.operators.support import Result
 from tests.swarm.support import Scripted, a_bench
 from trio_swarm.errors import (
     ApprovalDenied,
@@ -22,10 +23,12 @@ from trio_swarm.errors import (
     StepFailed,
 )
 from trio_swarm.frames.operator import Worker
+from trio_swarm.limits import CLOSE_DEADLINE, MAX_DEPTH
 from trio_swarm.operators import WorkerResult
 from trio_swarm.operators.approvals import ApprovalPolicy
 from trio_swarm.operators.directive import DirectiveContext
 from trio_swarm.swarm.steps import OperatorBinding, RetryPolicy, collapse_kind
+from trio_swarm.workers import Outcome
 
 D, S, M = "operator_delegate", "senior_escalation", "main_ai"
 NOT_OK = WorkerResult("2 tests failed", ok=False)
@@ -560,6 +563,66 @@ async def test_the_end_of_the_dispatcher_ends_what_runs(tmp_path) -> None:
     assert outcome == ["closing time"]
 
 
+async def test_a_step_that_heeds_no_cancel_holds_the_end_up_for_a_bounded_time(
+    tmp_path, autojump_clock
+) -> None:
+    """It is left to the swarm's own end."""
+    go, result = trio.Event(), Result()
+
+    async def execute(step) -> None:
+        with trio.move_on_after(3600, shield=True):
+            await go.wait()
+
+    async with a_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: result.run(bench.dispatch, execute=execute))
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        with trio.move_on_after(60):
+            await bench.dispatcher.end("closing time")
+        assert trio.current_time() - began == pytest.approx(CLOSE_DEADLINE)
+        assert bench.dispatcher.running == 1
+        go.set()
+    assert isinstance(result.error, StepCancelled)
+
+
+async def test_a_step_that_somebody_else_has_settled_is_not_tried_again(tmp_path) -> None:
+    """While an attempt of it runs, which then fails."""
+    tried = []
+
+    async def execute(step) -> None:
+        tried.append(step.attempt)
+        bench.last.settle(Outcome(step.task_id, "cancelled", None, step.attempt, "by somebody else"))
+        raise RuntimeError("and then it fails")
+
+    async with a_bench(tmp_path) as bench:
+        with pytest.raises(StepCancelled, match="its task was settled") as caught:
+            await bench.dispatch(execute=execute, attempts=3)
+    assert caught.value.__cause__ is None  # Not the board's word on an attempt too many.
+    assert tried == [1]
+    assert bench.last.outcome.reason == "by somebody else"
+
+
+async def test_a_gate_that_makes_an_error_of_its_callers_deadline_rejects_nothing(tmp_path) -> None:
+    """The cancellation goes on: it is the caller's, and the step ends as timeout."""
+
+    class Gate:
+        async def before_spawn(self, frame) -> None:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                raise RuntimeError("interrupted") from None
+
+        def execute(self, frame) -> None:
+            never(frame)
+
+    async with a_bench(tmp_path) as bench:
+        seat = await bench.attach(Gate(), "gate")
+        with trio.move_on_after(0.05) as scope:
+            await bench.dispatch(operator=seat)
+    assert scope.cancelled_caught
+    assert bench.last.status == "timeout"
+
+
 # -- nesting ---------------------------------------------------------------------------
 
 
@@ -669,6 +732,32 @@ class GateOnly:
         return True
 
 
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+async def test_metadata_may_be_as_deep_as_a_worker_can_be_told(tmp_path) -> None:
+    """One more level is refused: see the next test."""
+
+    async def execute(step) -> str:
+        return (await fetch(step)).json()["context"]["task_metadata"]
+
+    async with a_bench(tmp_path) as bench, bench.serve(), bench.http() as http:
+
+        async def fetch(step):
+            return await http.get(
+                f"/v1/worker/prompt?task_id={step.task_id}",
+                headers={"Authorization": f"Bearer {step.worker_handle}"},
+            )
+
+        metadata = {"a": nested(MAX_DEPTH - 3)}
+        told = await bench.dispatch(execute=execute, metadata=metadata)
+    assert told.value == metadata
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -687,6 +776,28 @@ class GateOnly:
         ({"execute": never, "metadata": [1]}, "metadata: expected an object"),
         ({"execute": never, "metadata": {"a": ["\ud800"]}}, "metadata: expected a text of Unicode"),
         ({"execute": never, "metadata": {"a": {1}}}, "metadata: expected a text or other JSON"),
+        ({"execute": never, "metadata": {"a": nested(MAX_DEPTH - 2)}}, "^metadata: nested too deep"),
+        ({"execute": never, "metadata": {"a": nested(5000)}}, "^metadata: "),
+        ({"execute": never, "grace": "5"}, "^grace: expected seconds, not '5'"),
+        ({"execute": never, "grace": True}, "^grace: expected seconds"),
+        ({"execute": never, "attempts": "2"}, "^attempts: expected 1 to"),
+        ({"execute": never, "retry": 5}, "^retry: expected RetryPolicy, not int"),
+        ({"execute": never, "worker": "coder"}, "^worker: expected Worker, not str"),
+        ({"execute": never, "worker": Worker('a"b', ())}, "^worker.variant: quotes"),
+        ({"execute": never, "worker": Worker("a", (5,))}, "^worker: "),
+        ({"execute": never, "context": {"work_dir": "/x"}}, "^context: expected DirectiveContext, not dict"),
+        ({"execute": never, "layers": M}, "^layers: expected a list of names"),
+        ({"execute": never, "layers": 5}, "^layers: expected a list of names"),
+        ({"execute": never, "layers": [[]]}, r"^layers: \[\] is no layer"),
+        ({"execute": 5}, "^execute: expected an async function, not int"),
+        ({"operator": "all", "approval": "all"}, "^approval: expected ApprovalPolicy, not str"),
+        ({"operator": "all", "approval": 2}, "^approval: expected ApprovalPolicy, not int"),
+        (
+            {"operator": "all", "approval": ApprovalPolicy(), "approvers": "all"},
+            "approvers: expected a list",
+        ),
+        ({"operator": "all", "approval": ApprovalPolicy(), "approvers": 5}, "approvers: expected a list"),
+        ({"operator": "all", "approval": ApprovalPolicy(), "approvers": [5]}, "^approvers: expected a seat"),
         ({"execute": never, "layers": ["nothing"]}, "'nothing' is no layer"),
         ({"execute": never, "layers": [M, D]}, "operator_delegate must be first"),
         ({}, "nobody can execute"),

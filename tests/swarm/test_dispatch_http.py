@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from contextlib import asynccontextmanager
@@ -61,6 +62,28 @@ async def a_step(tmp_path, **options):
 
 
 # -- canonical values (4.8) and the order of post and ack (4.7) ------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"n":1,"f":1.0,"yes":true,"none":null,"a":["é",[]]}', "[]", '"1"', "1", "null", "1e3"],
+)
+async def test_json_is_kept_as_json_by_the_one_route_and_as_text_by_the_other(tmp_path, text) -> None:
+    """W40, W41: the step has it so, and so has who asks for the step over HTTP."""
+    kept = {}
+    for path in ("result", "submit"):
+        async with a_step(tmp_path) as (bench, peer, spawn, worker, result):
+            body = text if path == "submit" else f'{{"task_id":"{spawn["task_id"]}","value":{text}}}'
+            headers = {**worker.bearer, "content-type": "application/json"}
+            answer = await worker.client.post(f"/v1/worker/{path}", content=body, headers=headers)
+            assert answer.status_code == 204, answer.text
+            await peer.send(type="spawn_ack", req_id=spawn["req_id"])
+            await result.done.wait()
+            told = await worker.client.get(f"/v1/tasks/{bench.last.task_id}", headers=ADMIN)
+            kept[path] = (result.value.value, told.json()["value"])
+    # As text: True is not 1 there, nor 1.0.
+    assert [json.dumps(each) for each in kept["result"]] == [json.dumps(json.loads(text))] * 2
+    assert kept["submit"] == (text, text)
 
 
 async def test_what_the_worker_posted_decides(tmp_path) -> None:
@@ -531,7 +554,8 @@ async def test_an_operator_is_told_that_its_spawn_is_not_wanted_any_more(tmp_pat
         late = await Worker(http, spawn["task_id"], spawn["worker_handle"]).submit("x")
 
     assert (withdraw["type"], withdraw["req_id"]) == ("withdraw", spawn["req_id"])
-    assert bench.last.status == "cancelled"
+    assert withdraw["reason"] == ("deadline" if how == "deadline" else "cancelled")
+    assert bench.last.status == ("timeout" if how == "deadline" else "cancelled")
     assert isinstance(result.error, StepCancelled) == (how == "task")
     assert scope.cancelled_caught == (how != "task")
     assert late.status_code == 410

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import trio
 
-__all__ = ["remaining_ms", "scope_for"]
+__all__ = ["ended_by_deadline", "remaining_ms", "scope_for"]
 
 _FOREVER_MS: Final = 10 * 365 * 86_400 * 1000
 """A remaining time beyond this is none: it only guards the float against huge integers."""
@@ -35,3 +36,24 @@ def scope_for(deadline_ms: int | None) -> trio.CancelScope:
     if deadline_ms is None or deadline_ms > _FOREVER_MS:
         return trio.CancelScope()
     return trio.CancelScope(deadline=trio.current_time() + max(deadline_ms, 0) / 1000)
+
+
+def ended_by_deadline(error: BaseException, until: float) -> bool:
+    """Whether it was a deadline that ended what ``error`` comes of: a cancellation, or a group with one.
+
+    Trio says so from 0.31 on, and that is right too where a deadline was moved meanwhile. Before,
+    a cancelled scope tells no deadline any more: then it is whether ``until`` has passed, the effective
+    deadline at the beginning.
+    """
+    sources = {getattr(each, "source", "unknown") for each in _leaves(error)} - {"unknown"}
+    if sources:
+        return "deadline" in sources
+    return trio.current_time() >= until > -math.inf  # The latter has who was cancelled already.
+
+
+def _leaves(error: BaseException) -> Iterator[trio.Cancelled]:
+    if isinstance(error, trio.Cancelled):
+        yield error
+    elif isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)

@@ -61,11 +61,11 @@ def plan_layers(layers: Iterable[str]) -> LayerPlan:
     and for ``operator_delegate`` anywhere but first: it calls nothing inside of it, so that a
     layer written before it would never run.
     """
-    if isinstance(layers, str):
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise ValueError(f"layers: expected a list of names, such as {_RIGHT}")
     order = tuple(layers)
     for layer in order:
-        if layer not in _KNOWN:
+        if not isinstance(layer, str) or layer not in _KNOWN:
             raise ValueError(f"layers: {layer!r} is no layer; there are {_RIGHT}")
         if order.count(layer) > 1:
             raise ValueError(f"layers: {layer} is there more than once; each layer wraps the step once")

@@ -244,7 +244,8 @@ class SeatMachine:
         """Everything due on that socket that was not taken on it yet, in order.
 
         Empty when ``socket`` is not the attached one. ``deadline_ms`` of each request is
-        what is left of its asker's time at ``now``.
+        what is left at ``now`` of its asker's time, as that was when it was made; left out when it
+        has passed: who waits still has moved it, nobody knows where to.
         """
         if socket != self._socket or not self._due:
             return []
@@ -330,7 +331,7 @@ class SeatMachine:
 
 
 def _with_time_left(request: _Outstanding, now: float) -> object:
-    if math.isinf(request.until):
+    if math.isinf(request.until) or request.until <= now:
         return request.frame
-    left = max(0, math.ceil((request.until - now) * 1000))
+    left = math.ceil((request.until - now) * 1000)
     return attrs.evolve(cast(Any, request.frame), deadline_ms=left)

@@ -38,7 +38,7 @@ class Due:
     """A frame to write now."""
 
     frame: object
-    """With ``deadline_ms`` as of now, if it is a request that has a deadline."""
+    """With ``deadline_ms`` as of now, if it is a request that has a deadline to come."""
     order: int
     """Its place in the seat's history; grows with every request and notice."""
     again: bool = False

@@ -21,7 +21,6 @@ import attrs
 import trio
 
 from trio_swarm._io.groups import collapse
-from trio_swarm._io.http_peer import Address
 from trio_swarm._io.last_resort import descriptor_of, open_last_resort
 from trio_swarm._io.terminal import write_text
 from trio_swarm._io.token_file import keep_token
@@ -29,7 +28,7 @@ from trio_swarm._io.unix import open_unix_listener
 from trio_swarm.errors import StoreError, SwarmError
 from trio_swarm.jobs.runner import STOP_SIGNALS, Run, run_in_swarm
 from trio_swarm.operators import OperatorServer
-from trio_swarm.swarm import Swarm
+from trio_swarm.swarm import Swarm, check_base_url
 
 __all__ = ["EXIT_STATUSES", "ServeError", "ServeOptions", "Status", "parse_options", "serve"]
 
@@ -381,10 +380,10 @@ def _address(text: str) -> str:
 
 def _url(text: str) -> str:
     try:
-        Address.parse(text)
+        return check_base_url(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-    return text
+        reason = str(error).removeprefix("base_url: ")
+        raise argparse.ArgumentTypeError(f"{text!r}: {reason}") from None
 
 
 def _origin(text: str) -> str:

@@ -33,7 +33,9 @@ class AnySeat(abc.ABC):
     """One operator's seat: four verbs, in process or across a WebSocket alike.
 
     Each wait is ended by the caller's cancel scope alone; the time that is left travels
-    with the request. The seat may be used from any task, by any number at a time.
+    with the request, by the deadline that there was at the call: a wait ends by one that was
+    moved meanwhile, but the operator is not told of the move. The seat may be used from any
+    task, by any number at a time.
     """
 
     @property

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Self
 
 import attrs
 import trio
 
 from trio_swarm._io.link import Link, Malformed, open_link
-from trio_swarm._io.ws import open_ws_client
+from trio_swarm._io.ws import WsTransport, open_ws_client
 from trio_swarm.errors import FrameError, HandshakeError, PeerError, PeerGoneError
 from trio_swarm.frames import ClientMsg, ServerMsg, encode
 from trio_swarm.frames.operator import Ask, HookAfter, HookBefore, Receipt, Spawn, Withdraw
 from trio_swarm.limits import CLOSE_DEADLINE, MAX_FRAME, MAX_PENDING, PEER_SILENCE
 from trio_swarm.operators.api import INSTANCE_HEADER
-from trio_swarm.operators.handling import Handle, handle_each
+from trio_swarm.operators.handling import Handle, handle_each, is_notice
+from trio_swarm.operators.inbox import Inbox
 from trio_swarm.operators.joining import Login, OperatorSession
 from trio_swarm.operators.ledger import Ledger, LedgerStatistics
 from trio_swarm.operators.lineage import identity
@@ -63,8 +65,7 @@ class OperatorClient:
     _silence: float = PEER_SILENCE
     _connected: bool = False
     _ledger: Ledger[OperatorRequest] = attrs.field(factory=lambda: Ledger[OperatorRequest](), repr=False)
-    _put: trio.MemorySendChannel[OperatorItem] = attrs.field(init=False, repr=False)
-    _take: trio.MemoryReceiveChannel[OperatorItem] = attrs.field(init=False, repr=False)
+    _inbox: Inbox[OperatorItem] = attrs.field(init=False, repr=False)
     _due: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
     _begun: trio.Event = attrs.field(factory=trio.Event, repr=False)
@@ -78,7 +79,7 @@ class OperatorClient:
     _notices_dropped: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self._put, self._take = trio.open_memory_channel[OperatorItem](_INBOX)
+        self._inbox = Inbox(_INBOX, is_notice)
 
     @property
     def sid(self) -> str:
@@ -120,6 +121,11 @@ class OperatorClient:
         await self._moved.park()
 
     @property
+    def taken_over(self) -> bool:
+        """Another connection has the session now: it is not this one's to end."""
+        return isinstance(self._over, _TakenOver)
+
+    @property
     def connections(self) -> int:
         """Sockets opened so far: one more than reconnects."""
         return self._connections
@@ -143,9 +149,12 @@ class OperatorClient:
         Raises ``trio.EndOfChannel`` when the server has ended the session, and
         `PeerGoneError` as the class says. When cancelled, nothing is lost.
         """
+        return await self._receive(lambda notice: True)
+
+    async def _receive(self, wanted: Callable[[bool], bool]) -> OperatorItem:
         while True:
             try:
-                item = await self._take.receive()
+                item = await self._inbox.take(wanted)
             except trio.EndOfChannel:
                 if self._over is not None:
                     raise PeerGoneError(str(self._over)) from self._over
@@ -160,10 +169,12 @@ class OperatorClient:
         """Call ``handle`` with each request and notice, in a task each, until the session is over.
 
         A request is handled inside its ``answering()``: what the handler asks of others is asked
-        for that request. At most ``at_once`` run at a time. What ``handle`` raises ends this;
-        raises as `receive` does.
+        for that request. At most ``at_once`` requests are handled at a time; the others wait, and
+        what is withdrawn meanwhile is not handled. Notices need no such place: up to 64 are handled
+        beside them, so that a handler may learn that its request was withdrawn. What ``handle``
+        raises ends this; raises as `receive` does, also while requests wait for their place.
         """
-        await handle_each(self.receive, handle, at_once=at_once)
+        await handle_each(self._receive, self._inbox.look_again, handle, at_once=at_once)
 
     def reply(self, frame: ClientMsg) -> bool:
         """Keep a reply until the server has it; the requests' own methods call this.
@@ -191,17 +202,12 @@ class OperatorClient:
                 raise PeerGoneError("the session was over before every reply had left")
             await self._written.park()
 
-    # -- the connection ----------------------------------------------------------------
-
     async def _stay_connected(self) -> None:
-        """Open a socket, and another when it is lost, until there is no point in it.
-
-        Raises only before the first one is open.
-        """
+        """Open a socket, and another when it is lost; raises only before the first one is open."""
         try:
-            with self._put:
-                error = await self._connect_until_over()
+            error = await self._connect_until_over()
         finally:
+            self._inbox.close()
             # Nothing leaves any more: who waits for that is told.
             self._ended = True
             self._written.unpark_all()
@@ -254,19 +260,26 @@ class OperatorClient:
         ) as transport:
             self._connections += 1
             self._begun.set()
-            async with open_link(transport, ServerMsg, name=session.sid) as link:
-                # Before any frame of this socket: what that asks is this server's.
-                self._begin_socket(transport.header(INSTANCE_HEADER) or None)
-                self._connected = True
+            try:
+                await self._use(transport)
+            finally:
+                # Also where this end is leaving just now: the session is another's then.
+                if (transport.close_reason or (0, ""))[0] == REPLACED:
+                    self._over = _TakenOver("another connection took the session over")
+        if self._over is not None:
+            raise self._over
+
+    async def _use(self, transport: WsTransport) -> None:
+        async with open_link(transport, ServerMsg, name=self._session.sid) as link:
+            # Before any frame of this socket: what that asks is this server's.
+            self._begin_socket(transport.header(INSTANCE_HEADER) or None)
+            self._connected = True
+            self._moved.unpark_all()
+            try:
+                await self._converse(link)
+            finally:
+                self._connected = False
                 self._moved.unpark_all()
-                try:
-                    await self._converse(link)
-                finally:
-                    self._connected = False
-                    self._moved.unpark_all()
-            goodbye = transport.close_reason
-        if goodbye is not None and goodbye[0] == REPLACED:
-            raise _TakenOver("another connection took the session over")
 
     def _begin_socket(self, instance: str | None) -> None:
         """There is a new socket; what another server than this one had asked is over."""
@@ -352,7 +365,7 @@ class OperatorClient:
     async def _show(self, request: OperatorRequest) -> None:
         put = False
         try:
-            await self._put.send(request)
+            await self._inbox.put(request)
             put = True
         finally:
             if not put:
@@ -360,9 +373,7 @@ class OperatorClient:
                 self._ledger.unshow(request.req_id)
 
     def _show_nowait(self, request: OperatorRequest) -> None:
-        try:
-            self._put.send_nowait(request)
-        except trio.WouldBlock:
+        if not self._inbox.put_nowait(request):
             self._ledger.unshow(request.req_id)
 
     def _taken_back(self, frame: Withdraw) -> None:
@@ -379,10 +390,7 @@ class OperatorClient:
             self._notify(ReplyRefused(told.request, told.refused))
 
     def _notify(self, item: HookAfter | Withdrawn | ReplyRefused) -> None:
-        # Requests may fill the inbox and then wait for the user; notices never wait.
-        try:
-            self._put.send_nowait(item)
-        except trio.WouldBlock:
+        if not self._inbox.put_nowait(item):
             self._notices_dropped += 1
 
 

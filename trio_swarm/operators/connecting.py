@@ -66,7 +66,8 @@ async def connect_operator(
 
     On leaving without an error, replies that were given get ``CLOSE_DEADLINE`` to leave.
     In every way out, cancellation included, the session is deleted at the server, within
-    the same bound, unless ``keep`` is set or ``session`` could not be taken over. A login that
+    the same bound, unless ``keep`` is set, ``session`` could not be taken over, or another
+    connection has taken it over from this one, whose it is then. A login that
     is cancelled when its request was sent already waits as long for the answer, so that it
     can be deleted.
     """
@@ -92,6 +93,7 @@ async def connect_operator(
                     await client.flush()
                 nursery.cancel_scope.cancel()
     finally:
-        if not keep and not (session is not None and client.connections == 0):
+        never_had = session is not None and client.connections == 0
+        if not (keep or never_had or client.taken_over):
             with trio.move_on_after(CLOSE_DEADLINE, shield=True):
                 await log_out(login)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import attrs
 
-__all__ = ["HEADER_KEYS", "DirectiveContext", "check_line", "render_directive"]
+__all__ = ["HEADER_KEYS", "DirectiveContext", "check_line", "check_root", "render_directive"]
 
 HEADER_KEYS: Final = ("project_name_alias", "project_root", "work_dir", "task_metadata")
 """The context lines of the header, in this order; then those of ``extra``."""
@@ -139,7 +139,7 @@ def render_directive(
     known = context if context is not None else DirectiveContext()
     agent = check_line("agent", agent)
     task_id = check_line("task_id", task_id)
-    root = _root("base_url", base_url) if base_url is not None else "<base_url>"
+    root = check_root("base_url", base_url) if base_url is not None else "<base_url>"
     head = [
         f"[agent_primitive dispatch=@{agent}]",
         "worker endpoint:",
@@ -161,7 +161,7 @@ def render_directive(
     ]
     lines = [
         *head,
-        *(_data_block(_root("data_endpoint", data_endpoint)) if data_endpoint is not None else ()),
+        *(_data_block(check_root("data_endpoint", data_endpoint)) if data_endpoint is not None else ()),
         *(_alias_block(known.project_name_alias) if known.project_name_alias is not None else ()),
         _kick(kicked),
         *worker_prompt,
@@ -228,8 +228,8 @@ def _closing(agent: str, kicked: str, root: str, run_id: str | None, *, fallback
     )
 
 
-def _root(key: str, url: str) -> str:
-    """The URL of a server's root, without a slash at its end."""
+def check_root(key: str, url: str) -> str:
+    """The URL of a server's root, without a slash at its end. Raises ``ValueError`` naming ``key``."""
     check_line(key, url)
     scheme, separator, rest = url.partition("://")
     if scheme not in ("http", "https") or not separator or not rest.strip("/"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -11,35 +11,46 @@ from trio_swarm._io.groups import collapse
 from trio_swarm.frames.operator import HookAfter
 from trio_swarm.operators.requests import OperatorItem, ReplyRefused, Withdrawn
 
-__all__ = ["Handle", "handle_each"]
+__all__ = ["NOTICES_AT_ONCE", "Handle", "Take", "handle_each", "is_notice"]
 
 Handle: TypeAlias = Callable[[OperatorItem], Awaitable[object]]
+Take: TypeAlias = Callable[[Callable[[bool], bool]], Awaitable[OperatorItem]]
+
+NOTICES_AT_ONCE: Final = 64
+"""Notices of one client that are handled at a time, beside the requests."""
 
 
-async def handle_each(
-    receive: Callable[[], Awaitable[OperatorItem]], handle: Handle, *, at_once: int
-) -> None:
-    """Until ``receive`` raises ``trio.EndOfChannel``; see `OperatorClient.serve`."""
-    limiter = trio.CapacityLimiter(at_once)
+def is_notice(item: OperatorItem) -> bool:
+    """Nothing answers it."""
+    return isinstance(item, HookAfter | Withdrawn | ReplyRefused)
+
+
+async def handle_each(take: Take, look_again: Callable[[], None], handle: Handle, *, at_once: int) -> None:
+    """Until ``take`` raises ``trio.EndOfChannel``; see `OperatorClient.serve`.
+
+    A request stays where it is until there is a place for it, so that what is withdrawn
+    meanwhile is never handled; notices, and the end, come past it.
+    """
+    places = {False: trio.CapacityLimiter(at_once), True: trio.CapacityLimiter(NOTICES_AT_ONCE)}
+
+    async def handled(item: OperatorItem, place: object) -> None:
+        try:
+            if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
+                await handle(item)
+            else:
+                with item.answering():
+                    await handle(item)
+        finally:
+            places[is_notice(item)].release_on_behalf_of(place)
+            look_again()
+
     with collapse():
         async with trio.open_nursery() as nursery:
             while True:
-                # Its place first: what is withdrawn while it waits for one is never handled.
-                place = object()
-                await limiter.acquire_on_behalf_of(place)
                 try:
-                    item = await receive()
+                    item = await take(lambda notice: places[notice].available_tokens > 0)
                 except trio.EndOfChannel:
                     break
-                nursery.start_soon(_handled, handle, item, limiter, place)
-
-
-async def _handled(handle: Handle, item: OperatorItem, limiter: trio.CapacityLimiter, place: object) -> None:
-    try:
-        if isinstance(item, HookAfter | Withdrawn | ReplyRefused):
-            await handle(item)
-        else:
-            with item.answering():
-                await handle(item)
-    finally:
-        limiter.release_on_behalf_of(place)
+                place = object()
+                places[is_notice(item)].acquire_on_behalf_of_nowait(place)
+                nursery.start_soon(handled, item, place)

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from trio_swarm._io.calls import ReplyStatistics
+from trio_swarm._io.deadline import ended_by_deadline
 from trio_swarm._io.link import Malformed, open_link
 from trio_swarm._io.transport import Transport
 from trio_swarm._state.seat import Due, Phase, SeatGone, SeatMachine, SeatStatistics
@@ -360,16 +361,18 @@ class Seat(AnySeat):
                 reply = await waiter.wait()
             except PeerGoneError as error:
                 raise PeerGoneError(str(error)) from None  # Each asker has one of its own.
+            except trio.Cancelled as cancelled:
+                self._give_up(frame.req_id, by_deadline=ended_by_deadline(cancelled, until))
+                raise
             finally:
-                self._give_up(frame.req_id, until)
+                self._give_up(frame.req_id)
         if isinstance(reply, _Unsendable):
             raise FrameError(reply.error.reason, key=reply.error.key) from reply.error
         return cast(ReplyT, reply)
 
-    def _give_up(self, req_id: str, until: float) -> None:
+    def _give_up(self, req_id: str, *, by_deadline: bool = False) -> None:
         """Withdraw the request, unless it is settled."""
-        by_itself = "deadline" if trio.current_time() >= until else "cancelled"
-        reason = withdrawal_reason() or by_itself
+        reason = withdrawal_reason() or ("deadline" if by_deadline else "cancelled")
         given_up = self._machine.withdraw(req_id, Withdraw(req_id=req_id, reason=reason))
         if given_up is not None:
             self._intake.given_up(req_id, reason)

@@ -39,9 +39,10 @@ from trio_swarm.operators.listing import ListingApi
 from trio_swarm.operators.login import LoginRequest, Presented, Session
 from trio_swarm.operators.seat import OperatorStatistics, Seat
 from trio_swarm.operators.sessions import IDLE_WITHIN, JOIN_WITHIN, Sessions
+from trio_swarm.operators.settings import above_zero, check_limits, from_zero, texts
 from trio_swarm.operators.table import MAX_SESSIONS, SessionTable
 
-__all__ = ["OperatorServer", "ServerStatistics", "serve_operators"]
+__all__ = ["OperatorServer", "ServerStatistics", "closed_on_error", "serve_operators"]
 
 _log: Final = logging.getLogger("trio_swarm.operators")
 
@@ -254,8 +255,11 @@ async def serve_operators(
         idle_within: the same for seconds since its last socket was lost.
         sweep_every: seconds between two looks for such sessions beside their own deadlines; 0 for
             never: a session is judged only when it is asked for then.
-        limits: deadlines and sizes of the HTTP front, `trio_swarm._io.http.FrontLimits`.
+        limits: deadlines and sizes of the HTTP front, `FrontLimits`.
         knows: says of a bearer at once that it is a credential of ``routes`` which nobody can guess.
+
+    ``routes``, ``knows`` and ``running_runs`` are for the other rooms of this package: what they take
+    is not public.
 
     Leaving ends every session, but for the rows in ``state``: what still waits raises `PeerGoneError`,
     sockets are closed with code 1001 within ``CLOSE_DEADLINE``; a cancelled block closes them at once.
@@ -265,8 +269,8 @@ async def serve_operators(
     that cannot work, and `StoreError` if it cannot use ``state``; the listeners are closed then too.
     """
     given = tuple(listeners or ())
-    async with _closed_on_error(given):
-        _check_settings(
+    async with closed_on_error(given):
+        above_zero(
             max_sessions=max_sessions,
             max_pending=max_pending,
             max_connections=max_connections,
@@ -277,9 +281,12 @@ async def serve_operators(
             join_within=join_within,
             idle_within=idle_within,
         )
-    async with _closed_on_error(given), _store_of(state) as store:
+        from_zero(max_notices=max_notices, max_malformed=max_malformed, sweep_every=sweep_every)
+        hosts, origins = texts("allowed_hosts", allowed_hosts), texts("allowed_origins", allowed_origins)
+        check_limits(limits)
+    async with closed_on_error(given), _store_of(state) as store:
         bound = given or tuple(await trio.open_tcp_listeners(port, host=bind))
-        async with _closed_on_error(bound):
+        async with closed_on_error(bound):
             tcp = [at for at in addresses(bound) if at[2] is not None]
             tcp_url = url_of(tcp[0]) if tcp else None
             server = OperatorServer(url_of(addresses(bound)[0]), tcp_url, host.emit)
@@ -297,7 +304,7 @@ async def serve_operators(
                 serve_http,
                 bound,
                 RouteTable([*api.routes(), *listing.routes(), *routes]),
-                policy=EdgePolicy(hosts_of(bound, allowed_hosts), frozenset(allowed_origins)),
+                policy=EdgePolicy(hosts_of(bound, hosts), frozenset(origins)),
                 limits=limits,
                 max_connections=max_connections,
                 max_unproven=max_unproven,
@@ -350,19 +357,12 @@ def _connection_error(emit: Callable[[str, Mapping[str, object]], None], name: s
     emit("connection_error", {"name": name, "error": type(error).__name__})
 
 
-def _check_settings(**settings: float) -> None:
-    """All of them are numbers above 0. What may be 0, or less, is not among them."""
-    for name, value in settings.items():
-        if not value > 0:  # Which NaN is not, either.
-            raise ValueError(f"{name}: expected a number above 0, not {value!r}")
-
-
 def _store_of(state: str | os.PathLike[str] | None) -> AbstractAsyncContextManager[SessionDB | None]:
     return nullcontext() if state is None else open_session_db(state)
 
 
 @asynccontextmanager
-async def _closed_on_error(listeners: Sequence[trio.abc.Listener[Any]]) -> AsyncIterator[None]:
+async def closed_on_error(listeners: Sequence[trio.abc.Listener[Any]]) -> AsyncIterator[None]:
     """Close them if the block raises: nobody serves them then, and nobody else would."""
     try:
         yield

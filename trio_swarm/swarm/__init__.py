@@ -6,6 +6,7 @@ from trio_swarm._io.runtime import check_place
 from trio_swarm.operators.directive import DirectiveContext
 from trio_swarm.swarm.core import Swarm, SwarmReport, open_swarm
 from trio_swarm.swarm.events import Event, Subscription
+from trio_swarm.swarm.serving import check_base_url
 from trio_swarm.swarm.steps import OperatorBinding, RetryPolicy, Step
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Subscription",
     "Swarm",
     "SwarmReport",
+    "check_base_url",
     "check_place",
     "open_swarm",
 ]

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
@@ -34,10 +34,12 @@ from trio_swarm._io.process import ManagedProcess
 from trio_swarm._io.target import Target
 from trio_swarm._state.copies import json_copy
 from trio_swarm.children import Child, open_child
+from trio_swarm.frames.operator import Worker
 from trio_swarm.frames.pod import ScopeRule
 from trio_swarm.frames.record import Executor
-from trio_swarm.limits import EVENTS_BUFFERED, TERM_GRACE, WORKER_TOKEN_TTL
-from trio_swarm.operators import LocalSeat, OperatorServer, WorkerResult
+from trio_swarm.limits import EVENTS_BUFFERED, RESULT_GRACE, TERM_GRACE, WORKER_TOKEN_TTL
+from trio_swarm.operators import AnySeat, ApprovalPolicy, LocalSeat, OperatorServer, WorkerResult
+from trio_swarm.operators.directive import DirectiveContext
 from trio_swarm.pods import Pod, open_pod
 from trio_swarm.pools import Pool, open_pool
 from trio_swarm.swarm.dispatch import Dispatcher
@@ -47,7 +49,7 @@ from trio_swarm.swarm.places import open_places
 from trio_swarm.swarm.report import SwarmReport
 from trio_swarm.swarm.serving import Serving, serve
 from trio_swarm.swarm.signals import stopped_by
-from trio_swarm.swarm.steps import StepOptions
+from trio_swarm.swarm.steps import Execute, OperatorBinding, RetryPolicy
 from trio_swarm.workers import TaskBoard
 
 __all__ = ["Swarm", "SwarmReport", "open_swarm"]
@@ -131,7 +133,8 @@ class Swarm:
     ) -> AbstractAsyncContextManager[OperatorServer]:
         """Let operators join over HTTP and WebSocket while the block is open, and workers fetch and post.
 
-        Takes the keyword arguments of `trio_swarm.operators.serve_operators` too.
+        Takes the keyword arguments of `trio_swarm.operators.server.serve_operators` too, and raises as
+        that does; ``ValueError`` for a setting that cannot work.
 
         Args:
             workers: serve the prompts, results and data of `dispatch`'s workers on the same port.
@@ -168,16 +171,26 @@ class Swarm:
         self,
         agent: str,
         prompt: Any,
-        **options: Unpack[StepOptions],
+        *,
+        system: str | None = None,
+        operator: AnySeat | str | OperatorBinding | None = None,
+        layers: Sequence[str] | None = None,
+        attempts: int = 1,
+        retry: RetryPolicy | None = None,
+        approval: ApprovalPolicy | None = None,
+        approvers: Sequence[AnySeat | str] = (),
+        execute: Execute | None = None,
+        grace: float = RESULT_GRACE,
+        metadata: Mapping[str, Any] | None = None,
+        worker: Worker | None = None,
+        context: DirectiveContext | None = None,
     ) -> WorkerResult:
         """Have one step done (contract: operators 6.1): leave to start, execution, the senior's word.
 
-        All that follows ``prompt`` is named, and may be left out.
-
         Args:
             agent: who is to do it.
-            prompt: what to do; a text, or other JSON, which is made a text. Workers fetch it; an
-                operator in process has it from ``swarm.tasks.find(frame.task_id)``.
+            prompt: what to do; a text, or other JSON, which is made one. Workers fetch it; an operator
+                in process has it from ``swarm.tasks.find(frame.task_id)``.
             system: the persona, fetched with it.
             operator: a seat (or a sid, a role, an attached name) for all parts that it is able to
                 take; an `OperatorBinding` for several.
@@ -188,16 +201,15 @@ class Swarm:
             approval: how many of ``approvers`` (or the operator) must give leave, and until when.
             execute: does the step in place of an operator: ``await execute(step)``.
             grace: seconds (5) for a worker that has its prompt to post, after its operator acknowledged.
-            metadata: JSON, told to the worker and in the directive.
+            metadata: JSON, told to the worker and in the directive; 126 levels deep at most.
             worker: the type of sub-agent that the spawn is bound to.
             context: more lines of the directive.
 
         Returns:
-            A `WorkerResult`; ``ok=False`` is a blocked step, which has a value. It is the caller's own:
-            what was told or is answered of the step does not change with it.
+            A `WorkerResult` of the caller's own; ``ok=False`` is a blocked step, which has a value.
 
         Raises:
-            ValueError: what was asked for cannot work; nothing was done.
+            ValueError: what was asked for cannot work, or is of the wrong type; nothing was done.
             TypeError: there is no such argument.
             StepFailed: no result; ``reason`` as contract 6.4 words it, the cause chained.
             StepCancelled: the task was cancelled (``swarm.tasks.find(...).cancel``, or over HTTP).
@@ -206,9 +218,22 @@ class Swarm:
         Its time is the caller's cancel scope. When that is cancelled, operators are told, the task
         ends as ``cancelled``, or ``timeout`` if the deadline has passed, and ``Cancelled`` goes on.
         """
-        for name in sorted(options.keys() - StepOptions.__optional_keys__):
-            raise TypeError(f"dispatch() got an unexpected keyword argument {name!r}")
-        order = self._dispatcher.order(agent, prompt, **options)
+        order = self._dispatcher.order(
+            agent,
+            prompt,
+            system=system,
+            operator=operator,
+            layers=layers,
+            attempts=attempts,
+            retry=retry,
+            approval=approval,
+            approvers=approvers,
+            execute=execute,
+            grace=grace,
+            metadata=metadata,
+            worker=worker,
+            context=context,
+        )
         result = await self._dispatcher.run(order, self._dispatcher.create(order))
         return WorkerResult(json_copy(result.value), result.ok, json_copy(result.stats))
 

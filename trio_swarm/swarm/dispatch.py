@@ -8,24 +8,24 @@ rejected (operators contract 6.1).
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import attrs
 import trio
 
-from trio_swarm._state.copies import compact, json_copy
+from trio_swarm._io.deadline import ended_by_deadline
+from trio_swarm._state.copies import json_copy
 from trio_swarm._state.layers import DEFAULT_LAYERS, LayerPlan, plan_layers
 from trio_swarm.errors import StepCancelled, StepFailed, SwarmError
 from trio_swarm.frames.operator import Worker
-from trio_swarm.limits import CLOSE_DEADLINE, MAX_STEP_ATTEMPTS, RESULT_GRACE
+from trio_swarm.limits import CLOSE_DEADLINE, RESULT_GRACE
 from trio_swarm.operators import AnySeat, WorkerResult
 from trio_swarm.operators.approvals import ApprovalPolicy
 from trio_swarm.operators.directive import DirectiveContext, check_line
 from trio_swarm.swarm.attempt import AttemptEnd, AttemptRun, dispatching, text_of
 from trio_swarm.swarm.steps import Execute, Kind, OperatorBinding, RetryPolicy, StepOrder
+from trio_swarm.swarm.terms import Terms, check_text, json_text, told_metadata
 from trio_swarm.workers import Outcome, Task, TaskBoard
 
 __all__ = ["Desk", "Dispatcher", "NobodyExecutes"]
@@ -101,15 +101,17 @@ class Dispatcher:
         """
         check_line("agent", agent)
         if system is not None:
-            _check_text("system", system)
-        if (
-            not isinstance(attempts, int)
-            or isinstance(attempts, bool)
-            or not 1 <= attempts <= MAX_STEP_ATTEMPTS
-        ):
-            raise ValueError(f"attempts: expected 1 to {MAX_STEP_ATTEMPTS}, not {attempts!r}")
-        if math.isnan(grace) or grace < 0:
-            raise ValueError(f"grace: expected seconds, not {grace!r}")
+            check_text("system", system)
+        Terms(
+            attempts=attempts,
+            retry=retry,
+            approval=approval,
+            approvers=approvers,
+            execute=execute,
+            grace=grace,
+            worker=worker,
+            context=context,
+        )
         plan = plan_layers(layers if layers is not None else _default_layers(execute))
         if operator is None:
             binding = OperatorBinding()
@@ -117,14 +119,14 @@ class Dispatcher:
             binding = operator if isinstance(operator, OperatorBinding) else self._whole(operator)
         seats = self._seats(binding, agent, plan, default_kind)
         _check_executor(plan, seats[2], execute)
-        known = _json_object("metadata", metadata)
+        known = told_metadata(metadata)
         about = context if context is not None else DirectiveContext()
         if about.task_metadata is None and known:
             about = attrs.evolve(about, task_metadata=known)
         gate, gatekeepers = self._gate(plan, seats[0], approval, approvers)
         return StepOrder(
             agent=agent,
-            prompt=_check_text("prompt", prompt if isinstance(prompt, str) else _json_text("prompt", prompt)),
+            prompt=check_text("prompt", prompt if isinstance(prompt, str) else json_text("prompt", prompt)),
             system=system,
             plan=plan,
             hook=seats[0],
@@ -295,7 +297,7 @@ class Dispatcher:
         if not cancelled:
             reason = f"dispatch failed: {type(error).__name__}: {text_of(error)}"
             task.settle(Outcome(task.task_id, "failed", None, task.attempts, reason))
-        elif trio.current_time() >= deadline > -math.inf:  # That is what a cancelled scope has.
+        elif ended_by_deadline(error, deadline):
             task.settle(Outcome(task.task_id, "timeout", None, task.attempts, "its deadline has passed"))
         else:
             reason = task.cancel_requested or "its caller was cancelled"
@@ -331,32 +333,3 @@ def _check_executor(plan: LayerPlan, backend: AnySeat | None, execute: Execute |
         )
     if backend is None and execute is None:
         raise NobodyExecutes("name an operator that can, or give execute")
-
-
-def _check_text(key: str, text: str) -> str:
-    """It can be sent: a lone surrogate, which JSON lets through, has no UTF-8."""
-    if not isinstance(text, str):
-        raise ValueError(f"{key}: expected a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{key}: expected a text of Unicode characters") from None
-    return text
-
-
-def _json_text(key: str, value: Any) -> str:
-    try:
-        return compact(value)
-    except ValueError as error:
-        raise ValueError(f"{key}: expected a text or other JSON: {error}") from None
-
-
-def _json_object(key: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{key}: expected an object")
-    text = _json_text(key, dict(value))
-    _check_text(key, text)
-    known: dict[str, Any] = json.loads(text)  # Its caller may go on to change what is in it.
-    return known

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_swarm._io.host import Host
+from trio_swarm._io.http_peer import Address
 from trio_swarm._io.http_routes import Route, UpgradeRoute
 from trio_swarm.errors import PeerGoneError
 from trio_swarm.limits import (
@@ -21,14 +22,17 @@ from trio_swarm.limits import (
     SYNC_CEILING,
 )
 from trio_swarm.operators import AnySeat, OperatorServer, serve_operators
+from trio_swarm.operators.directive import check_root
 from trio_swarm.operators.observed import observation
+from trio_swarm.operators.server import closed_on_error
+from trio_swarm.operators.settings import above_zero, from_zero
 from trio_swarm.swarm.dispatch import Dispatcher
-from trio_swarm.swarm.steps import Kind, StepOrder
+from trio_swarm.swarm.steps import Kind, StepOrder, check_kind
 from trio_swarm.swarm.tasks_api import TaskApi, open_task_api
 from trio_swarm.workers import Task
 from trio_swarm.workers.api import WorkerApi
 
-__all__ = ["Serving", "serve"]
+__all__ = ["Serving", "check_base_url", "serve"]
 
 
 @attrs.frozen
@@ -118,6 +122,19 @@ async def _until_connected(operators: OperatorServer, scope: trio.CancelScope) -
         scope.cancel()
 
 
+def check_base_url(url: str) -> str:
+    """The root under which workers are to reach a server, without a slash at its end.
+
+    Raises ``ValueError``, which names ``base_url``, for what no directive could tell or no worker use.
+    """
+    root = check_root("base_url", url)
+    try:
+        Address.parse(root)
+    except ValueError as error:
+        raise ValueError(f"base_url: {error}") from None
+    return root
+
+
 def _waiting(given: int | None, connections: int) -> int:
     """Clients that may wait for a step: most connections are for those who do the steps."""
     return given if given is not None else max(1, min(MAX_WAITING_STEPS, connections // 4))
@@ -147,7 +164,13 @@ async def serve(
     """See `Swarm.serve_operators`."""
     all_routes = [*routes]
     options.setdefault("running_runs", lambda: dispatcher.running)
-    async with AsyncExitStack() as stack:
+    async with closed_on_error(tuple(options.get("listeners") or ())), AsyncExitStack() as stack:
+        if base_url is not None:
+            base_url = check_base_url(base_url)
+        check_kind("default_kind", default_kind)
+        connections = options.get("max_connections", MAX_CONNECTIONS)
+        above_zero(max_connections=connections, max_running=max_running, sync_ceiling=sync_ceiling)
+        from_zero(max_waiting=0 if max_waiting is None else max_waiting)
         api: TaskApi | None = None
         worker_api = WorkerApi(dispatcher.board, base_url)
         if workers:
@@ -160,7 +183,7 @@ async def serve(
                     somebody=serving.somebody,
                     default_kind=default_kind,
                     max_running=max_running,
-                    max_waiting=_waiting(max_waiting, options.get("max_connections", MAX_CONNECTIONS)),
+                    max_waiting=_waiting(max_waiting, connections),
                     sync_ceiling=sync_ceiling,
                 )
             )

@@ -5,8 +5,8 @@ Values alone; `trio_swarm.swarm.dispatch` acts on them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -23,8 +23,8 @@ __all__ = [
     "OperatorBinding",
     "RetryPolicy",
     "Step",
-    "StepOptions",
     "StepOrder",
+    "check_kind",
     "collapse_kind",
 ]
 
@@ -42,11 +42,15 @@ def collapse_kind(*tiers: Kind | None) -> Kind:
     return next((kind for kind in tiers if kind is not None), "automate")
 
 
+def check_kind(key: str, kind: object) -> None:
+    """Raises ``ValueError``, which names ``key``, for what is neither a kind nor None."""
+    if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
+        raise ValueError(f"{key}: {kind!r} is none of main_ai, automate, composite")
+
+
 def _known_kinds(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    kinds = value.values() if isinstance(value, Mapping) else (value,)
-    for kind in kinds:
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"{attribute.name}: {kind!r} is none of main_ai, automate, composite")
+    for kind in value.values() if isinstance(value, Mapping) else (value,):
+        check_kind(attribute.name, kind)
 
 
 @attrs.frozen
@@ -124,23 +128,6 @@ class Step:
 
 Execute: TypeAlias = Callable[[Step], Awaitable[Any]]
 """Does a step: returns its value, or a `WorkerResult`; what it raises fails the attempt."""
-
-
-class StepOptions(TypedDict, total=False):
-    """What may be said of a dispatch beside agent and prompt; `Swarm.dispatch` says what each is."""
-
-    system: str | None
-    operator: AnySeat | str | OperatorBinding | None
-    layers: Sequence[str] | None
-    attempts: int
-    retry: RetryPolicy | None
-    approval: ApprovalPolicy | None
-    approvers: Sequence[AnySeat | str]
-    execute: Execute | None
-    grace: float
-    metadata: Mapping[str, Any] | None
-    worker: Worker | None
-    context: DirectiveContext | None
 
 
 @attrs.frozen(kw_only=True)

@@ -264,7 +264,8 @@ async def open_task_api(
         max_waiting: of these, such whose client waits and so holds a connection; more are answered 503.
         sync_ceiling: seconds for a step whose client waits and set no time of its own; then 504.
     """
-    if not (admin_token.isascii() and admin_token.isprintable()) or not admin_token or " " in admin_token:
+    text = admin_token if isinstance(admin_token, str) else ""
+    if not (text.isascii() and text.isprintable()) or not text or " " in text:
         raise ValueError("admin_token: expected printable ASCII without spaces")
     with collapse():
         async with trio.open_nursery() as nursery:
