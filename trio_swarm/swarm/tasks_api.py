@@ -264,8 +264,11 @@ async def open_task_api(
         max_waiting: of these, such whose client waits and so holds a connection; more are answered 503.
         sync_ceiling: seconds for a step whose client waits and set no time of its own; then 504.
     """
-    text = admin_token if isinstance(admin_token, str) else ""
-    if not (text.isascii() and text.isprintable()) or not text or " " in text:
+    if (
+        not (isinstance(admin_token, str) and admin_token)
+        or not (admin_token.isascii() and admin_token.isprintable())
+        or " " in admin_token
+    ):
         raise ValueError("admin_token: expected printable ASCII without spaces")
     with collapse():
         async with trio.open_nursery() as nursery:
