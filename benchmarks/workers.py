@@ -88,6 +88,7 @@ async def serve_peer():
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.loglevel = "CRITICAL"
+    config.keep_alive_max_requests = 10**9  # After a thousand it would hang up.
     async with trio.open_nursery() as nursery:
         urls = await nursery.start(partial(serve, application, config))
         print(urls[0].rpartition(":")[2], handle, task_id, flush=True)
