@@ -55,7 +55,7 @@ def parse_options(argv: Sequence[str]) -> OperatorOptions:
     parser = _parser()
     args = parser.parse_args(list(argv))
     if args.url is None and args.unix is None:
-        parser.error("the following arguments are required: URL")
+        parser.error("the following arguments are required: URL, or --unix PATH")
     url = _LOCAL if args.url is None else args.url
     if (args.sid is None) != (args.token is None):
         raise OperatorCommandError("--sid and --token go together", USAGE)
