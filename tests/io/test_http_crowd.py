@@ -65,8 +65,13 @@ async def websocket(request) -> None:
             pass
 
 
+async def large(request: Request) -> Response:
+    return Response(200, b"x" * 2**24)  # More than a socket takes in that nobody reads.
+
+
 ROUTES = [
     Route("GET", "/open", anybody),
+    Route("GET", "/large", large),
     Route("GET", "/mine", mine),
     Route("GET", "/stuck", stuck),
     Route("POST", "/body", body, body="bytes"),
@@ -324,6 +329,19 @@ async def test_requests_that_prove_nothing_take_turns() -> None:
         gate.set()
         for stream in (later, *busy):
             assert status_of(await answer(stream)) == 200
+
+
+async def test_who_does_not_read_its_answer_keeps_no_turn() -> None:
+    """Two that read nothing would be a quarter of eight; and when all is full, they can go."""
+    async with front(max_connections=8, max_unproven=8) as connect:
+        slow = await accepted(connect, 8)
+        for stream in slow[:4]:
+            await stream.send_all(OPEN.replace(b"open", b"large"))
+            assert await stream.receive_some(1) == b"H"
+        assert status_of(await ask(slow[4], OPEN)) == 200
+        for _ in range(8):
+            (one,) = await accepted(connect, 1)
+            assert status_of(await ask(one, OPEN)) == 200
 
 
 async def test_who_waits_for_its_turn_may_have_to_go() -> None:

@@ -57,6 +57,28 @@ async def test_the_handler_is_told_that_its_own_request_was_withdrawn() -> None:
     assert handled[1].request is handled[0]
 
 
+async def test_what_was_withdrawn_before_it_was_handled_keeps_no_room(monkeypatch) -> None:
+    """Else the reader would wait for room in the end, and hear nothing any more."""
+    told = trio.Event()
+    monkeypatch.setattr("trio_swarm.operators.client._INBOX", 2)
+
+    async def note(item) -> None:
+        told.set()
+
+    async with full(note) as (_, seat, client, handled, asking, _):
+        for number in range(1, 6):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(seat.ask, "another", task_id="ST-2"))
+                while client.statistics().requests <= number:
+                    await wait_all_tasks_blocked(0.001)
+                nursery.cancel_scope.cancel()
+            while client.statistics().withdrawn < number:
+                await wait_all_tasks_blocked(0.001)
+        asking.cancel()
+        await told.wait()
+    assert [type(item) for item in handled[1:]] == [Withdrawn]
+
+
 async def test_no_more_notices_are_handled_at_a_time_than_may_be() -> None:
     """They have places of their own, and those are counted too."""
     go, now, most = trio.Event(), 0, 0

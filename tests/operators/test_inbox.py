@@ -81,3 +81,15 @@ async def test_a_wish_that_has_changed_is_heard() -> None:
         wanted = True
         inbox.look_again()
     assert taken.value == 1
+
+
+async def test_what_is_dropped_is_not_taken_and_makes_room() -> None:
+    """By identity, and only what is still there."""
+    inbox, put = an_inbox(1, 2), Result()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put.run, inbox.put, 3)
+        await wait_all_tasks_blocked()
+        inbox.drop(1)
+        await put.done.wait()
+    inbox.drop(1)
+    assert [await inbox.take(anything) for _ in range(2)] == [2, 3]

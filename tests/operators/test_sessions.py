@@ -414,7 +414,7 @@ async def meeting(
 
 
 async def test_of_two_logins_at_once_each_has_room_made(state) -> None:
-    """By another session each; who makes room is a stranger from that moment on."""
+    """By another session each; who makes room is let in no more, and may ask again: it may be put back."""
     async with serving(state=state, max_sessions=2) as server:
         old = [await log_in(server) for _ in range(2)]
         with the_disk_waits(server, "DELETE") as (begun, go_on):
@@ -427,11 +427,12 @@ async def test_of_two_logins_at_once_each_has_room_made(state) -> None:
                     while len(server._table._leaving) < 2:  # The second one comes over its own socket.
                         await trio.testing.wait_all_tasks_blocked(0.01)
                 for each in old:
-                    assert (await known(server, each)).status_code == 404
+                    assert (await known(server, each)).status_code == 503
                     with pytest.raises(InvalidStatus) as refused:
                         async with socket_of(server, each):
                             raise AssertionError("it was let in")
-                    assert refused.value.response.status_code == 404
+                    assert refused.value.response.status_code == 503
+                    assert refused.value.response.headers["Retry-After"] == "1"
                 async with rest(server) as client:
                     assert (await client.post("/v1/operators", json={})).status_code == 503
                 go_on()

@@ -90,13 +90,14 @@ async def serve_http(
     and its body again, else 429 with ``Retry-After``; and it has this one request, unless that proves it.
 
     When there are ``max_connections``, one goes for the next that comes (429, if it has begun a request or
-    never had an answer): the oldest that must hurry, else that never made a request, else that is idle after
-    one, of the place that has most of them. Nobody is cut off whose whole request is there; so those that
-    prove nothing are answered by turns: a quarter of ``max_connections`` at a time, of one place three
-    quarters of that. Who waits for its turn longer than ``hurried_deadline`` is answered 429. Half of
-    ``max_connections`` may be WebSockets, of one place three quarters of that (503 beyond), which anybody
-    can have who logs in. So only where all are proven, WebSockets or being answered is a further one hung up
-    on, and (of 4 or more) a quarter of them are proven then.
+    never had an answer): the oldest that must hurry, else that never made a request, else that is idle
+    after one, of the place that has most of them. Nobody is cut off whose whole request is there, until its
+    answer begins, which may be read slowly; so those that prove nothing are answered by turns: a quarter of
+    ``max_connections`` at a time, of one place three quarters of that. Who waits for its turn longer than
+    ``hurried_deadline`` is answered 429. Half of ``max_connections`` may be WebSockets, of one place three
+    quarters of that (503 beyond), which anybody can have who logs in. So only where all are proven,
+    WebSockets or being answered is a further one hung up on, and (of 4 or more) a quarter of them are
+    proven then.
 
     ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
     that nobody can guess.
@@ -185,6 +186,8 @@ class _Connection:
     def _begins(self) -> None:
         """It has its answer now, or a WebSocket."""
         self.owed = False
+        # How long it takes to read that is up to the client: meanwhile others are to have their turn.
+        self.front.places.answered(self.guest)
 
     async def _next_request_begins(self, trailing: bytes) -> bool:
         """Wait for the first bytes of another request, unless they are here already."""

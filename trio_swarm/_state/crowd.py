@@ -89,7 +89,7 @@ class Crowd:
     each has a good credential: but hurried. When all is full, one goes for the next: of the hurried, else
     of those that never made a request, else of those that made one before; the one that has been so for
     longest, of the place that has most of them. Never one that is known, or seated, or *asks*: whose whole
-    request is there and has its turn.
+    request is there and has its turn, until its answer begins.
 
     Half of the connections may be seats, and a quarter may ask without a credential, of one place three
     quarters of that. So, with ``most`` at least 4, a quarter is known or can be made room of: no number of

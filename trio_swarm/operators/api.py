@@ -156,7 +156,8 @@ class OperatorApi:
         """401 without a token, 404 for an unknown sid, 401 for another's token; in this order.
 
         An expired session is ended, and 404; any other's time begins anew. Once the server is
-        leaving 503: nobody is to take that for the end of a session which the next server has.
+        leaving 503: nobody is to take that for the end of a session which the next server has. Also 503
+        while the session makes room for another, and may yet be put back.
         """
         if self.sessions.closed is not None:
             raise HttpError(503, self.sessions.closed)
@@ -169,6 +170,8 @@ class OperatorApi:
         except BadTokenError as bad:
             challenge = ((b"www-authenticate", b"Bearer"),)
             raise HttpError(401, str(bad), headers=challenge) from None
+        except BusyError as busy:
+            raise HttpError(503, str(busy), headers=((b"retry-after", b"1"),)) from None
         if await self.sessions.judge(session):
             raise HttpError(404, "unknown sid")
         self.sessions.touch(session)

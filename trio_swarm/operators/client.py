@@ -192,10 +192,7 @@ class OperatorClient:
         return accepted
 
     async def flush(self) -> None:
-        """Wait until every reply has left on some socket at least once.
-
-        Raises `PeerGoneError` when there will be no other socket and some have not.
-        """
+        """Wait until every reply has left on some socket; `PeerGoneError` if there will be none for it."""
         await trio.lowlevel.checkpoint()
         while not self._ledger.settled:
             if self._ended:
@@ -288,6 +285,8 @@ class OperatorClient:
         )
         for notice in disown(orphans):
             self._notify(notice)
+        for request in orphans.open:
+            self._inbox.drop(request)
         self._written.unpark_all()
 
     async def _converse(self, link: Link[ServerMsg]) -> None:
@@ -378,8 +377,10 @@ class OperatorClient:
 
     def _taken_back(self, frame: Withdraw) -> None:
         request = self._ledger.withdraw(frame.req_id)
-        if request is not None and request.take_back(frame.reason):
-            self._notify(Withdrawn(request, frame.reason))
+        if request is not None:
+            self._inbox.drop(request)
+            if request.take_back(frame.reason):
+                self._notify(Withdrawn(request, frame.reason))
 
     def _receipted(self, frame: Receipt) -> None:
         told = self._ledger.receipt(frame.req_id, frame.accepted, frame.reason)

@@ -49,6 +49,15 @@ class Inbox(Generic[T]):
         self._arrived.unpark_all()
         return True
 
+    def drop(self, item: T) -> None:
+        """Nobody is to take it any more, if nobody has: its room is another's."""
+        queue = self._queues[self._is_notice(item)]
+        for entry in queue:
+            if entry[1] is item:
+                queue.remove(entry)
+                self._taken.unpark_all()
+                return
+
     async def take(self, wanted: Callable[[bool], bool]) -> T:
         """The first of those that are wanted; ``wanted`` says it of notices (True) and of requests.
 

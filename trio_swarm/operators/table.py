@@ -194,14 +194,16 @@ class SessionTable(Generic[SeatT]):
     def open(self, sid: str, presented: Presented) -> Session[SeatT]:
         """The session, for whoever has its token.
 
-        Raises `UnknownSession`, for one that is making room too, and `BadTokenError`, in this order
-        (contract: operators 1.2).
+        Raises `UnknownSession` and `BadTokenError`, in this order (contract: operators 1.2), and `BusyError`
+        for one that is making room: it may yet be put back.
         """
         session = self._sessions.get(sid)
-        if session is None or sid in self._leaving:
+        if session is None:
             raise UnknownSession("unknown sid")
         if not session.opened_by(presented):
             raise BadTokenError("token mismatch")
+        if sid in self._leaving:
+            raise BusyError("the session may be about to end: come again")
         return session
 
     def identify(self, presented: Presented) -> Session[SeatT]:
