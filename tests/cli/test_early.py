@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.pipes import full_pipe
+from tests.pipes import full_pipe, unread_terminal
 from trio_swarm.cli import main
 from trio_swarm.cli.early import EarlySignals
 
@@ -83,6 +83,19 @@ def test_a_line_that_nobody_reads_keeps_no_process(importing):
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(20) == 143
+
+
+def test_a_terminal_that_nobody_reads_keeps_no_process():
+    """It has room for less than the line, perhaps."""
+    code = "from trio_swarm.cli.early import say\nfor n in range(3000): say('x' * (n % 97) + '\\n')"
+    code = f"from trio_swarm.cli import early; early._PATIENCE = 0\n{code}\nprint('over')"
+    with unread_terminal() as terminal:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal.writer, timeout=60
+        )
+
+        assert done.stdout == b"over\n"
+        assert not terminal.rescued
 
 
 def test_the_signals_are_given_back():

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.pipes import full_pipe, text_in
+from tests.pipes import full_pipe, text_in, unread_terminal
 from trio_swarm._io import last_resort, terminal
 from trio_swarm._io.last_resort import descriptor_of, open_last_resort
 
@@ -145,6 +145,49 @@ async def test_leaving_writes_what_waits() -> None:
             text_in(read)
             LOG.warning("two")
         assert text_in(read) == "one\ntwo\n"
+
+
+async def test_leaving_writes_what_waits_also_when_cancelled() -> None:
+    """The writer is not cancelled before it has had its time."""
+    lines = [f"{number} {'y' * 100}" for number in range(3000)]
+    with full_pipe() as (read, write):
+        text = ""
+
+        async def reader() -> None:
+            nonlocal text
+            while not text.endswith(f"{lines[-1]}\n"):
+                await trio.lowlevel.wait_readable(read)
+                text += os.read(read, 2**16).decode()
+
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with opened(write) as say:
+                    for line in lines:
+                        say(line)
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+                    nursery.start_soon(reader)
+                    await trio.lowlevel.checkpoint()
+            assert scope.cancelled_caught
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert text.lstrip("x").splitlines() == lines
+
+
+async def test_a_terminal_that_nobody_reads_holds_nobody_up() -> None:
+    """It has room for less than a record, perhaps, and the server goes on."""
+    with unread_terminal() as terminal:
+        before = set(os.listdir("/proc/self/fd"))
+        with trio.move_on_after(0):
+            async with opened(terminal.writer):
+                for number in range(3000):
+                    LOG.warning("%s", "x" * (number % 97))
+                assert not terminal.rescued
+                # So that the way out need not wait its time for a reader.
+                logging.lastResort._out._fail()
+        assert not terminal.rescued
+        assert os.get_blocking(terminal.writer)
+        assert set(os.listdir("/proc/self/fd")) == before
 
 
 async def test_records_of_other_threads_are_written() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from contextlib import contextmanager
 
@@ -10,8 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.pipes import full_pipe, text_in
-from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv
+from tests.pipes import full_pipe, text_in, unread_terminal
+from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv, write_text
 
 
 @contextmanager
@@ -167,6 +168,92 @@ async def test_held_output_comes_afterwards() -> None:
             await out.drain()
             assert os.read(read, 10) == b"later\n"
             nursery.cancel_scope.cancel()
+
+
+LINES = ["x" * (number % 97) for number in range(3000)]
+"""What never fits exactly: a terminal's buffers have room for a part of some line."""
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+async def test_a_terminal_that_nobody_reads_holds_nothing_up() -> None:
+    """One that has room has it for a byte perhaps. All of it comes, and in its order, when somebody reads."""
+    with unread_terminal() as terminal:
+        before = descriptors()
+        with TextOutput(terminal.writer) as out:
+            for line in LINES:
+                out.write(line)
+            out.write_now()
+            assert not terminal.rescued
+            got = bytearray()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(out.run)
+                await wait_all_tasks_blocked()
+                while got.count(b"\n") < len(LINES):
+                    await trio.lowlevel.wait_readable(terminal.reader)
+                    got += os.read(terminal.reader, 333)
+                nursery.cancel_scope.cancel()
+        assert not terminal.rescued
+        assert os.get_blocking(terminal.writer), "it is as it was for everybody else"
+        assert descriptors() == before
+    assert got.decode().splitlines() == LINES
+
+
+async def test_the_task_of_a_terminal_that_nobody_reads_holds_nothing_up() -> None:
+    """As above; what was not written is not written later, either, when the descriptor may be another's."""
+    with unread_terminal() as terminal:
+        with TextOutput(terminal.writer) as out:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(out.run)
+                for line in LINES:
+                    out.write(line)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        assert not terminal.rescued
+        os.read(terminal.reader, 2**16)
+        out.write("later")
+        out.write_now()
+        while select.select([terminal.reader], [], [], 0.1)[0]:
+            assert b"later" not in os.read(terminal.reader, 2**16)
+
+
+async def test_a_text_for_a_terminal_that_nobody_reads_can_be_cancelled() -> None:
+    """The descriptor it was written by is gone then."""
+    with unread_terminal() as terminal:
+        before = descriptors()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write_text, terminal.writer, "\n".join(LINES))
+                await wait_all_tasks_blocked()
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert not terminal.rescued
+        assert descriptors() == before
+
+
+async def test_a_terminal_that_cannot_be_opened_is_written_as_it_is(monkeypatch) -> None:
+    """As another person's, after ``su``."""
+
+    def denied(*args: object) -> int:
+        raise PermissionError
+
+    with unread_terminal() as terminal:
+        monkeypatch.setattr(os, "open", denied)
+        await write_text(terminal.writer, "one\n")
+        with TextOutput(terminal.writer) as out:
+            out.write("two")
+            out.write_now()
+        assert text_in(terminal.reader) == "one\r\ntwo\r\n"
+
+
+async def test_the_other_end_of_a_terminal_is_written_as_it_is() -> None:
+    """Its name, opened, would be a new terminal."""
+    with unread_terminal() as terminal:
+        await write_text(terminal.reader, "typed\n")
+        with trio.fail_after(5):
+            assert await LineInput(terminal.writer).receive() == "typed"
 
 
 def test_whose_editor_it_is() -> None:

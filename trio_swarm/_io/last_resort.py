@@ -12,8 +12,8 @@ import logging
 import threading
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, TextIO
 
 import trio
@@ -34,9 +34,9 @@ class _LastResort(logging.Handler):
     The thread that made it is that of the event loop; records may come from any.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, out: TextOutput) -> None:
         super().__init__(logging.WARNING)
-        self._out = TextOutput(fd, lasting=True)
+        self._out = out
         self._thread = threading.get_ident()
         self._token: trio.lowlevel.TrioToken | None = None
         self._elsewhere: deque[str] = deque()
@@ -72,12 +72,13 @@ class _LastResort(logging.Handler):
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(self._write_elsewhere, idempotent=True)
 
-    async def run(self) -> None:
-        """Write what there was no room for, until cancelled."""
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Write what there was no room for, until ``scope`` is cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         try:
-            self._write_elsewhere()
-            await self._out.run()
+            with scope:
+                self._write_elsewhere()
+                await self._out.run()
         finally:
             self._token = None
 
@@ -120,22 +121,32 @@ async def open_last_resort(fd: int | None) -> AsyncIterator[Callable[[str], None
     if fd is None:
         yield _to_nowhere
         return
-    handler, before = _LastResort(fd), logging.lastResort
-    logging.lastResort = handler
-    try:
-        with collapse():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(handler.run)
+    with collapse(), _standing_in(fd) as handler:
+        async with trio.open_nursery() as nursery:
+            # Who cancels the block does not cancel the writer: it is waited for below.
+            writing = trio.CancelScope(shield=True)
+            try:
+                nursery.start_soon(handler.run, writing)
+                yield handler.write
+            finally:
                 try:
-                    yield handler.write
-                finally:
                     with trio.move_on_after(CLOSE_DEADLINE, shield=True):
                         await handler.drain()
-                    nursery.cancel_scope.cancel()
-    finally:
-        if logging.lastResort is handler:
-            logging.lastResort = before
-        handler.close()
+                finally:
+                    writing.cancel()
+
+
+@contextmanager
+def _standing_in(fd: int) -> Iterator[_LastResort]:
+    with TextOutput(fd, lasting=True) as out:
+        handler, before = _LastResort(out), logging.lastResort
+        logging.lastResort = handler
+        try:
+            yield handler
+        finally:
+            if logging.lastResort is handler:
+                logging.lastResort = before
+            handler.close()
 
 
 def descriptor_of(stream: TextIO | None) -> int | None:

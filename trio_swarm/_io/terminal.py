@@ -1,8 +1,9 @@
 """A person's terminal, or two pipes in its place: lines in, text out, and nobody's event loop held up.
 
-Neither thread nor ``O_NONBLOCK``: a thread in ``read`` cannot be stopped, and the flag would be the
-terminal's, shared with the shell and every program on it. Instead each read waits until there
-is something to read, each write until there is room, and takes no more than is there.
+Neither thread nor ``O_NONBLOCK`` on what we were given: a thread in ``read`` cannot be stopped, and the
+flag would be shared with the shell and every program there. Instead each read waits until there is
+something to read, each write until there is room, and takes no more than is there; a terminal is opened
+once more for the writing (`unshared`).
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ import tempfile
 import termios
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import attrs
 import trio
 
+from trio_swarm._io.unshared import unshared
 from trio_swarm.limits import MAX_FRAME
 
 __all__ = ["LineInput", "TextOutput", "edit", "editor_argv"]
 
 _PIECE: Final = 512
-"""Bytes of one write: a pipe or a terminal that has room has room for so much."""
+"""Bytes of one write: a pipe that has room has room for so much (PIPE_BUF of POSIX; a page, of Linux).
+
+A terminal may have less: there the write takes what fits, see `unshared`.
+"""
 _READ: Final = 64 * 2**10
 _MAX_QUEUED: Final = 4 * 2**20
 """Bytes that wait for a terminal that takes none (Ctrl-S); the oldest texts go first."""
@@ -85,12 +90,16 @@ class LineInput:
 class TextOutput:
     """Text for a descriptor, written by one task (`run`); `write` never waits.
 
-    All of it belongs to one thread.
+    All of it belongs to one thread. A context manager, which opens a terminal once more: only in its block
+    is a terminal sure to hold nobody up. Afterwards nothing is written any more.
     """
 
     fd: int
     lasting: bool = False
     """An error loses what waits, and the next text is tried: a disk that is full may have room later."""
+    _own: int = attrs.field(init=False, default=attrs.Factory(lambda self: self.fd, takes_self=True))
+    """What is written to."""
+    _opened: ExitStack = attrs.field(init=False, factory=ExitStack, repr=False)
     _waiting: deque[bytes] = attrs.field(factory=deque, repr=False)
     _size: int = 0
     _lost: int = 0
@@ -102,6 +111,15 @@ class TextOutput:
     _gone: bool = False
     """Nobody can read it any more."""
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, repr=False)
+
+    def __enter__(self) -> Self:
+        self._own = self._opened.enter_context(unshared(self.fd))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._fail()
+        self._gone, self._own = True, self.fd
+        self._opened.close()
 
     def write(self, text: str) -> None:
         """Queue ``text`` and a line's end."""
@@ -118,7 +136,7 @@ class TextOutput:
     def write_now(self) -> None:
         """Write what is queued as far as there is room for it at this moment."""
         room = select.poll()
-        room.register(self.fd, select.POLLOUT)
+        room.register(self._own, select.POLLOUT)
         while self._begin() and room.poll(0) and self._write_piece():
             pass
 
@@ -142,7 +160,7 @@ class TextOutput:
                 await self._changed.park()
                 continue
             try:
-                await _wait(trio.lowlevel.wait_writable, self.fd)
+                await _wait(trio.lowlevel.wait_writable, self._own)
             except OSError:
                 self._fail()
             else:
@@ -169,7 +187,7 @@ class TextOutput:
     def _write_piece(self) -> bool:
         """Where there is room. False: nothing was written."""
         try:
-            written = os.write(self.fd, self._begun[:_PIECE])
+            written = os.write(self._own, self._begun[:_PIECE])
         except BlockingIOError:
             return False
         except OSError:
@@ -196,10 +214,11 @@ async def write_text(fd: int, text: str) -> None:
     Raises ``OSError``. Cancelled: some of it may be written.
     """
     left = memoryview(text.encode("utf-8", "backslashreplace"))
-    while left:
-        await _wait(trio.lowlevel.wait_writable, fd)
-        with suppress(BlockingIOError):
-            left = left[os.write(fd, left[:_PIECE]) :]
+    with unshared(fd) as own:
+        while left:
+            await _wait(trio.lowlevel.wait_writable, own)
+            with suppress(BlockingIOError):
+                left = left[os.write(own, left[:_PIECE]) :]
 
 
 async def _wait(ready: Callable[[int], Awaitable[None]], fd: int) -> None:

@@ -12,11 +12,13 @@ import select
 import signal
 import sys
 
+from trio_swarm._io.unshared import unshared
+
 __all__ = ["EarlySignals", "end_at_once", "say"]
 
 _HEEDED = ("SIGINT", "SIGTERM", "SIGHUP")
 _PIECE = 512
-"""Bytes of one write: a pipe or a terminal that has room has room for so much."""
+"""Bytes of one write: a pipe that has room has room for so much. A terminal takes what fits."""
 _PATIENCE = 1.0
 """Seconds to wait for room, for each piece."""
 
@@ -26,9 +28,9 @@ def say(text: str) -> None:
     if sys.__stderr__ is None:
         return  # Closed when we were started: the descriptor may be anything by now.
     left = text.encode("utf-8", "backslashreplace")
-    with contextlib.suppress(OSError):
-        while left and select.select([], [2], [], _PATIENCE)[1]:
-            left = left[os.write(2, left[:_PIECE]) :]
+    with contextlib.suppress(OSError), unshared(2) as own:
+        while left and select.select([], [own], [], _PATIENCE)[1]:
+            left = left[os.write(own, left[:_PIECE]) :]
 
 
 def end_at_once(signum: int, frame: object) -> None:

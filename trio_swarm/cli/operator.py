@@ -109,7 +109,7 @@ class _Sitting:
             self._kept = KeptSession.of(options.url, options.name, options.roles, os.environ, uds=options.uds)
 
     async def run(self) -> None:
-        with collapse():
+        with collapse(), self._out:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
                 try:
