@@ -60,7 +60,7 @@ async def streamed(request: Request) -> Response:
 
 
 async def websocket(request) -> None:
-    async with request.accept() as transport:
+    async with request.accept(replacing=request.params.get("how") == "instead") as transport:
         while await transport.receive_batch():
             pass
 
@@ -77,6 +77,7 @@ ROUTES = [
     Route("POST", "/body", body, body="bytes"),
     Route("POST", "/stream", streamed, body="stream"),
     UpgradeRoute("/ws", websocket),
+    UpgradeRoute("/ws/{how}", websocket),
 ]
 
 
@@ -413,6 +414,24 @@ async def test_seats_are_half_of_the_places() -> None:
         said = await ask(over, UPGRADE)
         assert (status_of(said), b"\r\nretry-after: 1\r\n" in said) == (503, True)
         assert status_of(await ask(over, PROVEN)) == 200
+
+
+async def test_one_that_takes_over_may_be_beyond_the_seats() -> None:
+    """An eighth of the places, until the one that it took over from is gone; then that is the next one's."""
+    instead = UPGRADE.replace(b"/ws", b"/ws/instead")
+    async with front(max_connections=8, max_unproven=8) as connect:
+        seats = await accepted(connect, 3)
+        for stream in seats:
+            assert status_of(await ask(stream, UPGRADE)) == 101
+        for old in seats:
+            [new, late] = await accepted(connect, 2)
+            assert status_of(await ask(new, instead)) == 101
+            assert status_of(await ask(late, instead)) == 503
+            await trio.aclose_forcefully(old)
+            await trio.aclose_forcefully(late)
+            await wait_all_tasks_blocked(0.01)
+        [ordinary] = await accepted(connect, 1)
+        assert status_of(await ask(ordinary, UPGRADE)) == 503
 
 
 async def test_a_refused_client_has_one_answer() -> None:

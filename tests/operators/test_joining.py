@@ -7,9 +7,11 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from tests.names import know_no_names
 from trio_swarm.errors import HandshakeError, PeerError
+from trio_swarm.limits import CLOSE_DEADLINE
 from trio_swarm.operators import Reconnect, connect_operator
 
 LOGIN = b'{"sid":"op-1","token":"0f1e2d3c4b"}'
@@ -69,6 +71,119 @@ async def test_why_there_is_no_tls() -> None:
         with pytest.raises(HandshakeError, match=r"^no TLS with 127\.0\.0\.1: .*wrong version number"):
             async with connect_operator(url.replace("http", "https")):
                 pytest.fail("connected")
+
+
+class Scripted:
+    """A server that gives each request the next answer, and the last from then on; its socket hangs up."""
+
+    def __init__(self, **answers: list[bytes]) -> None:
+        self.answers = {**answers, "GET": [b""]}
+        self.asked: list[tuple[str, float]] = []
+
+    async def one(self, stream) -> None:
+        method = bytes(await stream.receive_some()).split(b" ")[0].decode()
+        self.asked.append((method, trio.current_time()))
+        left = self.answers[method]
+        await stream.send_all(left.pop(0) if len(left) > 1 else left[0])
+
+    def times(self, method: str) -> list[float]:
+        return [when for asked, when in self.asked if asked == method]
+
+    @asynccontextmanager
+    async def serving(self):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, self.one, 0, host="127.0.0.1"))
+            yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            nursery.cancel_scope.cancel()
+
+
+def said(status: bytes, body: bytes = b"", extra: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %b\r\n%bcontent-length: %d\r\n\r\n%b" % (status, extra, len(body), body)
+
+
+def busy(seconds: bytes) -> bytes:
+    return said(b"429 Too Many Requests", b"full", b"retry-after: %b\r\n" % seconds)
+
+
+ONCE = Reconnect(first=0.0, longest=0.0, give_up_after=0.0)
+WELL, DONE = said(b"200 OK", LOGIN), said(b"204 No Content")
+
+
+async def join(url: str) -> None:
+    with pytest.raises(HandshakeError, match="closed before an answer"):
+        async with connect_operator(url, reconnect=ONCE):
+            pytest.fail("there is no socket")
+
+
+async def test_a_login_that_a_busy_server_sends_away_comes_again() -> None:
+    server = Scripted(POST=[busy(b"0"), busy(b"1"), WELL], DELETE=[DONE])
+    async with server.serving() as url:
+        await join(url)
+    _, second, third = server.times("POST")
+    assert third - second >= 1
+    assert len(server.times("DELETE")) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "tries"),
+    [(busy(b"0"), 6), (busy(b"6"), 1), (busy(b"soon"), 1), (said(b"429 Full"), 1), (said(b"503 Full"), 1)],
+)
+async def test_a_login_comes_again_so_often_and_no_more(answer, tries) -> None:
+    server = Scripted(POST=[answer])
+    async with server.serving() as url:
+        with pytest.raises(HandshakeError, match=r"^the login was refused") as caught:
+            async with connect_operator(url):
+                pytest.fail("logged in")
+    assert caught.value.status == int(answer.split(b" ")[1])
+    assert [method for method, _ in server.asked] == ["POST"] * tries
+
+
+async def test_a_login_that_waits_to_come_again_is_cancelled_at_once() -> None:
+    server = Scripted(POST=[busy(b"5")])
+    async with server.serving() as url, trio.open_nursery() as nursery:
+
+        async def be_operator() -> None:
+            async with connect_operator(url):
+                pytest.fail("logged in")
+
+        nursery.start_soon(be_operator)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        began = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began < 1
+    assert len(server.asked) == 1, "nothing was minted"
+
+
+async def test_a_logout_that_a_busy_server_sends_away_comes_again(caplog) -> None:
+    server = Scripted(POST=[WELL], DELETE=[busy(b"0"), busy(b"0"), DONE])
+    async with server.serving() as url:
+        await join(url)
+    assert len(server.times("DELETE")) == 3
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (busy(b"0"), "the session op-1 was not deleted: the server answered 429"),
+        (busy(b"5"), "the session op-1 may be there still: the server did not delete it in time"),
+        (said(b"403 Forbidden"), "the session op-1 was not deleted: the server answered 403"),
+        (said(b"301 Moved"), "the session op-1 was not deleted: the server answered 301"),
+        (said(b"500 Oh"), "the session op-1 was not deleted: the server answered 500"),
+        (said(b"401 No"), None),
+        (said(b"404 No"), None),
+        (said(b"410 Gone"), None),
+        (said(b"200 OK"), None),
+    ],
+)
+async def test_a_session_that_was_left_behind_is_told_in_the_log(answer, told, caplog) -> None:
+    server = Scripted(POST=[WELL], DELETE=[answer])
+    began = trio.current_time()
+    async with server.serving() as url:
+        await join(url)
+    assert trio.current_time() - began < 2 * CLOSE_DEADLINE
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == ([] if told is None else [told])
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -147,6 +147,35 @@ def test_half_of_all_may_be_seats() -> None:
     assert not crowd.ask(guests[6])
 
 
+def test_who_takes_over_may_be_beyond_the_half() -> None:
+    """An eighth more, of one place three quarters of that; whose old one leaves is beyond no more."""
+    crowd = Crowd(most=32, share=32)
+    guests = [entered(crowd, "a") for _ in range(12)]
+    assert all(crowd.sit(guest) for guest in guests)
+    late = [entered(crowd, "a") for _ in range(4)]
+    assert not crowd.sit(late[0])
+    assert [crowd.sit(guest, replacing=True) for guest in late] == [True] * 3 + [False]
+    others = [entered(crowd, "b") for _ in range(6)]
+    assert [crowd.sit(guest) for guest in others[:5]] == [True] * 4 + [False], "the half is theirs still"
+    assert [crowd.sit(guest, replacing=True) for guest in others[4:]] == [True, False]
+    crowd.leave(guests[0])
+    assert not crowd.sit(late[3]), "one that took over has that now"
+    assert crowd.sit(late[3], replacing=True)
+
+
+def test_one_that_came_from_elsewhere_is_beyond_no_more_when_the_old_one_leaves() -> None:
+    crowd = Crowd(most=8, share=8)
+    guests = [entered(crowd, place) for place in "aaab"]
+    assert all(crowd.sit(guest) for guest in guests)
+    for old in guests[:3]:
+        assert crowd.sit(entered(crowd, "c"), replacing=True)
+        late = entered(crowd, "d")
+        assert not crowd.sit(late, replacing=True), "the eighth is taken"
+        crowd.leave(old)
+        assert not crowd.sit(late), "the half is full again"
+        crowd.leave(late)
+
+
 class Crowds(RuleBasedStateMachine):
     """Whatever comes and goes, against a plain list: with what is called as whoever serves calls it."""
 
@@ -160,6 +189,7 @@ class Crowds(RuleBasedStateMachine):
         self.crowd = Crowd(most, share)
         half, quarter = max(1, most // 2), max(1, most // 4)
         self.seats, self.seats_of_one = half, half - half // 4
+        self.over, self.over_of_one = most // 8, most // 8 - most // 8 // 4
         self.asks, self.asks_of_one = quarter, quarter - quarter // 4
 
     def stands(self, *standings: str) -> list[Guest]:
@@ -194,7 +224,7 @@ class Crowds(RuleBasedStateMachine):
             assert len(self.inside) == self.crowd.most
             assert not idle, "only where all are known, seated or asking"
             unknown = len(self.asking()) + len(self.stands("seated"))
-            assert unknown <= max(2, self.crowd.most * 3 // 4)
+            assert unknown <= max(2, self.crowd.most * 7 // 8)
             return
         if (ousted := entry.ousted) is not None:
             assert len(self.inside) == self.crowd.most
@@ -210,19 +240,27 @@ class Crowds(RuleBasedStateMachine):
         self.gave_up()
 
     @precondition(lambda self: self.inside)
-    @rule(data=st.data(), what=st.sampled_from(["know", "ask", "ask", "answered", "sit", "leave", "give_up"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["know", "ask", "ask", "answered", "sit", "replace", "leave", "give_up"]),
+    )
     def act(self, data, what) -> None:
         guest = data.draw(st.sampled_from(self.inside))
         before, may_ask = guest.standing, self.may_ask(guest)
-        seats = [each.place for each in self.stands("seated")]
-        room = len(seats) < self.seats and seats.count(guest.place) < self.seats_of_one
+        seats, over = self.crowd._seated.own._taken, self.crowd._seated.beyond._taken
+        room = seats.total() < self.seats and seats[guest.place] < self.seats_of_one
+        if what == "replace":
+            room = room or (over.total() < self.over and over[guest.place] < self.over_of_one)
         asked = guest.asking
-        done = getattr(self.crowd, what)(guest)
+        if what == "replace":
+            done = self.crowd.sit(guest, replacing=True)
+        else:
+            done = getattr(self.crowd, what)(guest)
         if what == "ask":
             assert done is (before in ("known", "seated") or asked or may_ask)
             if not done and guest not in self.line:
                 self.line.append(guest)
-        elif what == "sit":
+        elif what in ("sit", "replace"):
             assert done is room
             assert (guest.standing == "seated") is (done or before == "seated")
         elif what == "leave":
@@ -239,13 +277,18 @@ class Crowds(RuleBasedStateMachine):
         assert crowd.inside == len(self.inside) <= crowd.most
         assert list(crowd._waiting) == self.line
         assert not any(each.gone for each in self.inside)
-        assert (len(seated), len(self.asking())) == (crowd._seated._all, crowd._asking._all)
-        assert len(seated) <= self.seats
+        own, over = crowd._seated.own, crowd._seated.beyond
+        assert (len(seated), len(self.asking())) == (own._all + over._all, crowd._asking._all)
+        assert own._all <= self.seats
+        assert over._all <= self.over
         assert len(self.asking()) <= self.asks
-        assert len(seated) + len(self.asking()) <= max(2, crowd.most * 3 // 4)
+        assert len(seated) + len(self.asking()) <= max(2, crowd.most * 7 // 8)
         for place in "abcd":
             assert len(self.asking(place)) == crowd._asking._taken[place] <= self.asks_of_one
-            assert sum(each.place == place for each in seated) <= self.seats_of_one
+            assert own._taken[place] + over._taken[place] == sum(each.place == place for each in seated)
+            assert own._taken[place] <= self.seats_of_one
+            assert over._taken[place] <= self.over_of_one
+            assert not over._taken[place] or not own.has_room(place), "who is beyond has no room in the half"
             assert sum(each.place == place for each in self.stands("at ease")) <= crowd.share
 
     def teardown(self) -> None:
@@ -254,7 +297,7 @@ class Crowds(RuleBasedStateMachine):
         for guest in self.inside:
             self.crowd.leave(guest)
         assert (self.crowd.inside, len(self.crowd._waiting), len(self.crowd._at_ease)) == (0, 0, 0)
-        for part in (self.crowd._asking, self.crowd._seated):
+        for part in (self.crowd._asking, self.crowd._seated.own, self.crowd._seated.beyond):
             assert (part._all, len(part._taken)) == (0, 0)
         assert not any(self.crowd._idle.values())
 

@@ -95,9 +95,9 @@ async def serve_http(
     answer begins, which may be read slowly; so those that prove nothing are answered by turns: a quarter of
     ``max_connections`` at a time, of one place three quarters of that. Who waits for its turn longer than
     ``hurried_deadline`` is answered 429. Half of ``max_connections`` may be WebSockets, of one place three
-    quarters of that (503 beyond), which anybody can have who logs in. So only where all are proven,
-    WebSockets or being answered is a further one hung up on, and (of 4 or more) a quarter of them are
-    proven then.
+    quarters of that (503 beyond), which anybody can have who logs in; an eighth more, likewise, those that
+    an endpoint accepts as ``replacing`` another, which it ends then. So only where all are proven,
+    WebSockets or being answered is a further one hung up on, and (of 4 or more) an eighth are proven then.
 
     ``knows`` says of a bearer, before the body is read, that it proves its connection: for those credentials
     that nobody can guess.
@@ -381,8 +381,8 @@ class _Exchange:
     async def _send(self, data: bytes | None) -> None:
         await send_within(self.stream, data or b"", self.front.limits.send_deadline)
 
-    def _accept(self, **options: Any) -> AbstractAsyncContextManager[Transport]:
-        self.front.places.sit(self.guest)
+    def _accept(self, *, replacing: bool = False, **options: Any) -> AbstractAsyncContextManager[Transport]:
+        self.front.places.sit(self.guest, replacing=replacing)
         self.begins()
         self.accepting = True
         return accept_ws(self.stream, self.head.raw, **options)

@@ -148,7 +148,8 @@ class UpgradeRequest(Request):
     """A request to become a WebSocket, valid as such, and not yet accepted."""
 
     accept: _Acceptor = attrs.field(kw_only=True, repr=False)
-    """``async with request.accept(...) as transport``: the options of `ws.accept_ws`."""
+    """``async with request.accept(...) as transport``: the options of `ws.accept_ws`, and ``replacing``:
+    it takes the place of another WebSocket, which ends then, and may be beyond those that can be had."""
 
 
 def parse_body(body: bytes) -> Any:

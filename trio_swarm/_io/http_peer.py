@@ -101,6 +101,14 @@ class Reply:
             raise ProtocolError(f"the server's answer ({self.status}) is not JSON") from None
 
     @property
+    def retry_after(self) -> int | None:
+        """Seconds, if this is the answer of a server with too much to do just now: it did nothing."""
+        after = self.header("retry-after") or ""
+        if self.status != 429 or not after.isascii() or not after.isdecimal() or len(after) > 4:
+            return None
+        return int(after)
+
+    @property
     def words(self) -> str:
         """What it says, for a message: one printable line, not long; of a page, its text.
 

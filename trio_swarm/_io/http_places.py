@@ -102,9 +102,9 @@ class Places:
         self.crowd.know(guest)
         self._call()
 
-    def sit(self, guest: Guest) -> None:
-        """It becomes a WebSocket. Raises `HttpError` 503: too many are."""
-        if not self.crowd.sit(guest):
+    def sit(self, guest: Guest, *, replacing: bool = False) -> None:
+        """It becomes a WebSocket, perhaps instead of another. Raises `HttpError` 503: too many are."""
+        if not self.crowd.sit(guest, replacing=replacing):
             raise HttpError(503, "too many seats are taken", headers=_AGAIN)
         self._call()
 

@@ -72,6 +72,9 @@ class _Part:
     def has_room(self, place: str) -> bool:
         return self._all < self.most and self._taken[place] < self.most - self.most // 4
 
+    def places(self) -> tuple[str, ...]:
+        return tuple(self._taken)
+
     def take(self, place: str) -> None:
         self._taken[place] += 1
         self._all += 1
@@ -79,6 +82,36 @@ class _Part:
     def give_back(self, place: str) -> None:
         _less(self._taken, place)
         self._all -= 1
+
+
+@attrs.define(eq=False)
+class _Seats:
+    """Half of all connections, and an eighth beyond for those that take a seat over.
+
+    Who is beyond counts there until there is room in the half, also where the one that it took over from
+    leaves room for it: so that the eighth is there for the next.
+    """
+
+    own: _Part
+    beyond: _Part
+
+    @classmethod
+    def of(cls, most: int) -> _Seats:
+        return cls(_Part(max(1, most // 2)), _Part(most // 8))
+
+    def has_room(self, place: str, *, replacing: bool) -> bool:
+        return self.own.has_room(place) or (replacing and self.beyond.has_room(place))
+
+    def take(self, place: str) -> None:
+        (self.own if self.own.has_room(place) else self.beyond).take(place)
+
+    def give_back(self, place: str) -> None:
+        (self.beyond if place in self.beyond.places() else self.own).give_back(place)
+        for other in self.beyond.places():
+            if self.own.has_room(other):
+                self.beyond.give_back(other)
+                self.own.take(other)
+                return
 
 
 @attrs.define(eq=False)
@@ -92,8 +125,9 @@ class Crowd:
     request is there and has its turn, until its answer begins.
 
     Half of the connections may be seats, and a quarter may ask without a credential, of one place three
-    quarters of that. So, with ``most`` at least 4, a quarter is known or can be made room of: no number of
-    places without a credential shuts anybody out. Beyond the quarter, a request waits in line.
+    quarters of that; an eighth more, likewise, may be seats that take over from another, which ends then. So,
+    with ``most`` at least 4, an eighth is known or can be made room of: no number of places without a
+    credential shuts anybody out. Beyond the quarter, a request waits in line.
     """
 
     most: int
@@ -106,12 +140,12 @@ class Crowd:
     """Who may have to go: of each rank and place, who has been so for longest first."""
     _at_ease: Counter[str] = attrs.field(factory=Counter, repr=False)
     _asking: _Part = attrs.field(init=False, repr=False)
-    _seated: _Part = attrs.field(init=False, repr=False)
+    _seated: _Seats = attrs.field(init=False, repr=False)
     _waiting: dict[Guest, None] = attrs.field(factory=dict, repr=False)
     """In line to ask, first come first."""
 
     def __attrs_post_init__(self) -> None:
-        self._asking, self._seated = _Part(max(1, self.most // 4)), _Part(max(1, self.most // 2))
+        self._asking, self._seated = _Part(max(1, self.most // 4)), _Seats.of(self.most)
 
     def enter(self, place: str) -> Entry | None:
         """Somebody has connected. None: there is no room, and nobody who must make some."""
@@ -162,9 +196,12 @@ class Crowd:
             guest.asking = False
             self._count(guest)
 
-    def sit(self, guest: Guest) -> bool:
-        """Its request is for a seat. False: too many are seated, or it is gone."""
-        if guest.gone or not self._seated.has_room(guest.place):
+    def sit(self, guest: Guest, *, replacing: bool = False) -> bool:
+        """Its request is for a seat; ``replacing`` one whose holder must go at once then.
+
+        False: too many are seated, or it is gone.
+        """
+        if guest.gone or not self._seated.has_room(guest.place, replacing=replacing):
             return False
         self._become(guest, "seated")
         return True

@@ -129,7 +129,10 @@ class OperatorApi:
         session = await self._authorised(request)
         which = ((INSTANCE_HEADER, self.instance),)
         with self._waited_for():
-            async with request.accept(extra_headers=which, **self.socket_options) as transport:
+            # Whoever is connected to it loses it to this one: that takes no seat from anybody else.
+            replacing = session.seat.connected
+            accepting = request.accept(replacing=replacing, extra_headers=which, **self.socket_options)
+            async with accepting as transport:
                 await session.seat.serve(transport, receipts=wants_receipts(request))
 
     def close(self, reason: str) -> None:

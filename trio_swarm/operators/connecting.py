@@ -54,13 +54,14 @@ async def connect_operator(
         keep: leave the session at the server, in every way out, to come back to it; what
             nobody answered is asked again then, if the server redelivers.
         reconnect: how a lost connection is opened again.
-        rng: the source of the jitter in that.
+        rng: the source of the jitter in that, and in when a busy server is asked again.
         ping_every, silence: seconds; how a dead server is noticed.
 
     Raises:
         RolesTaken: others hold some of the roles; ``conflicts`` names them.
         HandshakeError: nobody listens, or the login was refused; ``status`` if there is one:
-            401, 404 or 410 say that ``session`` is over.
+            401, 404 or 410 say that ``session`` is over. A login that a busy server sends away for
+            a few seconds (429 with ``Retry-After``) is sent again, 6 times in all.
         ValueError: ``url`` is no HTTP URL, ``uds`` no path that a socket can have, or ``session``
             none that a server gave.
 
@@ -72,14 +73,15 @@ async def connect_operator(
     can be deleted.
     """
     address = Address.parse(url, uds)
+    jitter = rng if rng is not None else random.Random()
     if session is None:
-        login = await log_in(address, roles, desc, capability_manifest, ssl_context)
+        login = await log_in(address, roles, desc, capability_manifest, ssl_context, jitter)
     else:
         login = Login.resumed(address, session, ssl_context)
     client = OperatorClient(
         session=login,
         reconnect=reconnect if reconnect is not None else Reconnect(),
-        rng=rng if rng is not None else random.Random(),
+        rng=jitter,
         ping_every=ping_every,
         silence=silence,
     )

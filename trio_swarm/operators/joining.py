@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,12 @@ FieldT = TypeVar("FieldT")
 
 _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,256}")
 """What goes into a path and a header as it is."""
+_TRIES: Final = 6
+"""Of one request, the first included, to a server that says it has too much to do just now."""
+_LONGEST: Final = 5
+"""Seconds: a server that is busy for longer is not waited for."""
+_GONE: Final = frozenset({401, 404, 410})
+"""There is no such session any more."""
 
 
 def _strings(values: Iterable[str]) -> tuple[str, ...]:
@@ -103,8 +110,12 @@ async def log_in(
     desc: str | None,
     manifest: Mapping[str, Any] | None,
     ssl_context: ssl.SSLContext | None,
+    rng: random.Random | None = None,
 ) -> Login:
     """Mint a session. Raises `RolesTaken`, `HandshakeError` or `ProtocolError`.
+
+    A server that is too busy (429) and says that it soon is no more is asked again, a few times: it did
+    nothing. ``rng`` spreads the times when those that were sent away together come again.
 
     When cancelled before its request was sent, nothing was minted. When cancelled later, it
     waits up to ``CLOSE_DEADLINE`` for the answer and deletes the session that came with it.
@@ -114,6 +125,27 @@ async def log_in(
         body["desc"] = desc
     if manifest is not None:
         body["capability_manifest"] = dict(manifest)
+    jitter = rng if rng is not None else random.Random()
+    for left in reversed(range(_TRIES)):
+        reply = await _ask_for_one(address, body, ssl_context)
+        soon = _soon(reply)
+        if soon is None or not left:
+            break
+        _log.debug("the login is sent again: %d %s", reply.status, reply.words)
+        await trio.sleep(soon * jitter.uniform(1.0, 2.0))
+    return _login_of(address, reply, ssl_context)
+
+
+def _soon(reply: Reply) -> int | None:
+    """Seconds, if the server is busy, and not for long."""
+    seconds = reply.retry_after
+    return None if seconds is None or seconds > _LONGEST else seconds
+
+
+async def _ask_for_one(
+    address: Address, body: Mapping[str, Any], ssl_context: ssl.SSLContext | None
+) -> Reply:
+    """The answer to one login. A session that nobody would have is deleted."""
     replies: list[Reply] = []
     try:
         await http_client.request(
@@ -131,7 +163,7 @@ async def log_in(
             with trio.move_on_after(CLOSE_DEADLINE, shield=True):
                 await _undo(address, reply, ssl_context)
         raise
-    return _login_of(address, replies[0], ssl_context)
+    return replies[0]
 
 
 async def _undo(address: Address, reply: Reply, ssl_context: ssl.SSLContext | None) -> None:
@@ -173,19 +205,32 @@ def _roles_in(known: dict[str, Any]) -> tuple[str, ...]:
 
 
 async def log_out(session: Login) -> None:
-    """Delete the session at the server, if it can be reached now."""
+    """Delete the session at the server, if it can be reached now. The caller bounds how long that takes.
+
+    A server that is too busy (429) and says that it soon is no more is asked again. When the session lives
+    on, or may (also when cancelled), that is told in the log: it holds its roles.
+    """
+    rng = random.Random()
     try:
-        reply = await http_client.request(
-            session.address,
-            "DELETE",
-            session.path,
-            headers=session.headers,
-            ssl_context=session.ssl_context,
-        )
+        for left in reversed(range(_TRIES)):
+            reply = await http_client.request(
+                session.address,
+                "DELETE",
+                session.path,
+                headers=session.headers,
+                ssl_context=session.ssl_context,
+            )
+            soon = _soon(reply)
+            if soon is None or not left:
+                break
+            await trio.sleep(soon * rng.uniform(1.0, 1.5))  # Who leaves has little time.
     except PeerError as error:
         _log.debug("the session %s could not be deleted: %s", session.sid, error)
         return
-    if reply.status >= 500:
+    except trio.Cancelled:
+        _log.warning("the session %s may be there still: the server did not delete it in time", session.sid)
+        raise
+    if not 200 <= reply.status < 300 and reply.status not in _GONE:
         # It lives on, and holds its roles until it expires (contract 1.7).
         _log.warning("the session %s was not deleted: the server answered %d", session.sid, reply.status)
 

@@ -243,7 +243,8 @@ async def serve_operators(
         max_connections: open at a time; never more than the soft ``RLIMIT_NOFILE`` less 64 (but 16 in any
             case), which is logged. A further one lets another go that has shown no credential: see
             `trio_swarm._io.http.serve_http`; it is hung up on only if there is none. WebSockets are half
-            of them at most, and three quarters of that from one address (503 beyond).
+            of them at most, and three quarters of that from one address (503 beyond); an eighth more are
+            for operators that take over a session whose socket is there still.
         max_unproven: of these, from one address (an IPv6 /64; this machine; the user, on a Unix socket),
             such as neither are WebSockets nor have shown a worker's credential or the admin's token. A
             further one has one request, head and body due within 2 s each, and goes first when it is full.

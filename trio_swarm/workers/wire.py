@@ -161,12 +161,11 @@ class Wire:
         )
 
     def _soon(self, reply: Reply) -> float | None:
-        """Seconds, if this is the answer of a server with too much to do just now: it did nothing."""
-        after = reply.header("retry-after") or ""
-        if reply.status != 429 or not after.isascii() or not after.isdecimal() or len(after) > 4:
+        """Seconds to wait, if the server is busy and soon is no more."""
+        seconds = reply.retry_after
+        if seconds is None or seconds > self._retry.longest:
             return None
-        seconds = int(after)
-        return seconds * self._rng.uniform(1.0, 2.0) if seconds <= self._retry.longest else None
+        return seconds * self._rng.uniform(1.0, 2.0)
 
     def _learn(self, reply: Reply) -> None:
         named = {feature.strip() for feature in (reply.header(_FEATURES) or "").split(",")}
