@@ -72,3 +72,14 @@ def test_a_reply_that_is_refused_for_no_reason_is_refused() -> None:
     replied(ledger, "a", "b")
     assert ledger.receipt("a", False, None) == Receipted("a", "refused")
     assert ledger.receipt("b", False, "") == Receipted("b", "refused")
+
+
+def test_a_request_that_is_asked_again_ends_the_one_whose_reply_was_let_go() -> None:
+    """Nothing else would: of one id only the last one is kept."""
+    ledger = with_receipts(remembered=1)
+    replied(ledger, "a", "b")
+    assert ledger.unreceipted() == ["a", "b"]
+    assert ledger.arrived("a") == "new"
+    assert ledger.show("a", "the second a") == ("a",)
+    assert ledger.unreceipted() == ["b"]
+    assert ledger.show("c", "c") == ()

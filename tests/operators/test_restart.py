@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -18,6 +19,7 @@ from trio_swarm.operators import (
     OperatorSession,
     Reconnect,
     ReplyRefused,
+    Settled,
     Withdrawn,
     connect_operator,
 )
@@ -242,4 +244,32 @@ async def test_the_same_id_of_another_server_is_another_request(instances, anoth
                 assert first.answer(3)
                 await until(lambda: told.came[1] == [1, 3])
             assert client.statistics().withdrawn == int(another)
+        nursery.cancel_scope.cancel()
+
+
+async def _asks_again(websocket) -> None:
+    """Takes no notice of the replies, gives no receipts, and asks the first again."""
+    for req_id in ("a", "b", "a"):
+        await websocket.send(json.dumps({"type": "ask", "req_id": req_id, "task_id": "t", "question": 1}))
+        with suppress(ConnectionClosed):  # The client leaves the last one.
+            await websocket.recv()
+
+
+async def test_a_reply_that_was_let_go_is_over_when_its_request_comes_again() -> None:
+    """Who waits for what became of it would wait for ever: of one id only the last one is known."""
+    session = OperatorSession(sid="op-1", token="t", features=("redelivery", "receipts"))
+    async with trio.open_nursery() as nursery:
+        sockets = await nursery.start(partial(ws_serve, _asks_again, 0, host="127.0.0.1", compression=None))
+        url = await nursery.start(_original_rest, sockets.listeners[0].socket.getsockname()[1])
+        async with connect_operator(url, session=session, reconnect=QUICK) as client:
+            client._ledger._remembered = 1  # Instead of thousands.
+            with trio.fail_after(20):
+                first = await client.receive()
+                assert first.answer(1)
+                second = await client.receive()
+                assert second.answer(2)
+                notice, again = await client.receive(), await client.receive()
+                assert notice == ReplyRefused(first, "unknown")
+                assert await first.settled() == Settled("unknown")
+            assert (again.req_id, again is first) == ("a", False)
         nursery.cancel_scope.cancel()

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 import trio
@@ -14,6 +13,7 @@ import trio
 from trio_swarm._io.groups import collapse, leaves
 from trio_swarm._io.http_peer import Address
 from trio_swarm._io.terminal import LineInput, TextOutput, edit, editor_argv
+from trio_swarm.cli.early import say
 from trio_swarm.cli.operator_desk import Desk
 from trio_swarm.cli.operator_options import USAGE, OperatorCommandError, OperatorOptions
 from trio_swarm.cli.operator_state import KeptSession
@@ -74,9 +74,7 @@ def _ended(reasons: Sequence[BaseException], error: Exception) -> int:
     """The exit status, if a signal ended it: what went wrong on the way out of that is not news."""
     for each in reasons:
         if isinstance(each, Terminated):
-            with suppress(OSError):  # A terminal that was hung up shows nothing any more.
-                name = signal.Signals(each.signum).name
-                print(f"trio-swarm: stopped by {name}", file=sys.stderr, flush=True)
+            say(f"trio-swarm: stopped by {signal.Signals(each.signum).name}\n")
             return 128 + each.signum
     if not all(isinstance(each, _EXPECTED) for each in reasons):
         raise error

@@ -20,7 +20,7 @@ from trio_swarm.operators.api import INSTANCE_HEADER
 from trio_swarm.operators.handling import Handle, handle_each, is_notice
 from trio_swarm.operators.inbox import Inbox
 from trio_swarm.operators.joining import Login, OperatorSession
-from trio_swarm.operators.ledger import Ledger, LedgerStatistics
+from trio_swarm.operators.ledger import Ledger, LedgerStatistics, Orphans
 from trio_swarm.operators.lineage import identity
 from trio_swarm.operators.reconnect import Reconnect
 from trio_swarm.operators.requests import (
@@ -358,7 +358,8 @@ class OperatorClient:
         if arrival != "new":
             return None
         request = request_for(frame, self)
-        self._ledger.show(frame.req_id, request)
+        for notice in disown(Orphans(replied=self._ledger.show(frame.req_id, request))):
+            self._notify(notice)
         return request
 
     async def _show(self, request: OperatorRequest) -> None:

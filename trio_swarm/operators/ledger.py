@@ -139,10 +139,15 @@ class Ledger(Generic[RequestT]):
             return "refused"
         return "new"
 
-    def show(self, req_id: str, request: RequestT) -> None:
-        """It is open from now on."""
+    def show(self, req_id: str, request: RequestT) -> tuple[RequestT, ...]:
+        """It is open from now on. Returns an earlier one of that id, whose reply was let go unreceipted.
+
+        The server would not ask again if that reply counted: nothing more is heard of it.
+        """
         self._open[req_id] = request
         self._requests += 1
+        earlier = self._forgotten.pop(req_id, None)
+        return () if earlier is None else earlier[:1]
 
     def unshow(self, req_id: str) -> None:
         """It was not shown after all: it is new when it comes again."""

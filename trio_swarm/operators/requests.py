@@ -311,7 +311,7 @@ def request_for(frame: Ask | HookBefore | Spawn, desk: _Desk) -> OperatorRequest
 
 
 def disown(orphans: Orphans[OperatorRequest]) -> list[Withdrawn | ReplyRefused]:
-    """End what a server had asked that is gone; returns what the user is to be told of it."""
+    """End what nobody waits for any more; returns what the user is to be told of it."""
     told: list[Withdrawn | ReplyRefused] = [
         Withdrawn(request, SERVER_RESTARTED)
         for request in orphans.open
